@@ -1,0 +1,327 @@
+package churn
+
+import (
+	"math"
+	"slices"
+)
+
+// kept is the number of order days whose instants are remembered, so that a
+// refund can take them back.
+const kept = 4
+
+// alertState is where a customer stands in the current episode.
+type alertState uint8
+
+const (
+	stateNone   alertState = iota // may be raised
+	stateRaised                   // raised, and not yet back
+	stateSpent                    // raised and withdrawn: silent until the next order
+	alertStates
+)
+
+// Customer is the state of one customer. The zero value has not ordered. Instants
+// inside are whole seconds, so that a packed customer decides as an unpacked one.
+type Customer struct {
+	recent   [kept]uint32 // seconds since 1970 of the last order days, newest first; 0: none
+	perDay   [kept]uint8  // orders of each
+	first    uint32       // of the first order
+	repeats  uint32       // x
+	recency  uint32       // t_x in observed seconds
+	logGaps  float64      // sum of log gap in days, gaps of less than a day counting as one
+	total    int64        // spend in micros
+	opening  int64        // of which on the first order day
+	visit    uint32       // last visit
+	week     float32      // decayed visits, half-life 7 days, as of the last
+	quarter  float32      // half-life 90 days
+	episode  uint32
+	raisedAt uint32
+	raisedP  float32
+	refunds  uint16
+	state    alertState
+	objected bool
+	currency [3]byte
+}
+
+// Orders returns the number of transactions (order days).
+func (c *Customer) Orders() int {
+	if c.first == 0 {
+		return 0
+	}
+	return int(c.repeats) + 1
+}
+
+// Episode counts the transactions and recoveries so far; it never falls, and an
+// alert's id holds it.
+func (c *Customer) Episode() uint32 { return c.episode }
+
+// Raised tells whether the customer is raised and not yet back.
+func (c *Customer) Raised() bool { return c.state == stateRaised }
+
+// Objected tells whether the customer objected to being profiled.
+func (c *Customer) Objected() bool { return c.objected }
+
+// Currency returns the currency of the first order, or "".
+func (c *Customer) Currency() string {
+	if c.currency == [3]byte{} {
+		return ""
+	}
+	return string(c.currency[:])
+}
+
+// LastOrder returns the instant of the last transaction in microseconds, or 0.
+func (c *Customer) LastOrder() int64 { return int64(c.recent[0]) * second }
+
+// LogGaps returns the sum of the logarithms of the gaps between transactions in
+// days, for [Fit].
+func (c *Customer) LogGaps() float64 { return c.logGaps }
+
+// Bin returns the customer's bin of a [Histogram] whose weeks start in 1970, and
+// false without orders. The last week is the first plus the observed recency.
+func (c *Customer) Bin() (Bin, bool) {
+	if c.first == 0 {
+		return Bin{}, false
+	}
+	return Bin{int32(c.repeats), int32(c.first / (7 * 86400)), int32((uint64(c.first) + uint64(c.recency)) / (7 * 86400))}, true
+}
+
+// Spend returns the repeat orders and their mean spend, for [FitValue] and
+// [Value.Mean], in units of the currency.
+func (c *Customer) Spend() (x int, mean float64) {
+	if c.repeats == 0 {
+		return 0, 0
+	}
+	return int(c.repeats), max(0, float64(c.total-c.opening)) / 1e6 / float64(c.repeats)
+}
+
+// Visits returns the decayed number of visits with half-lives of 7 and 90 days,
+// and the days since the last; all 0 without any.
+func (c *Customer) Visits(now int64) (week, quarter, since float64) {
+	if c.visit == 0 {
+		return 0, 0, 0
+	}
+	d := max(0, days(now-int64(c.visit)*second))
+	return float64(c.week) * math.Exp2(-d/7), float64(c.quarter) * math.Exp2(-d/90), d
+}
+
+// Silence returns the observed days since the last transaction.
+func (c *Customer) Silence(now int64, s *Setting) float64 {
+	if c.first == 0 {
+		return 0
+	}
+	return days(s.Observed.span(c.LastOrder(), now))
+}
+
+// History returns what the model reads, as of now.
+func (c *Customer) History(now int64, s *Setting) History {
+	t := float64(c.recency) / 86400
+	return History{int(c.repeats), t, t + c.Silence(now, s)}
+}
+
+// Score returns the probability of no order within the policy's horizon, and
+// false for a customer without orders.
+func (c *Customer) Score(now int64, s *Setting) (float64, bool) {
+	if c.first == 0 {
+		return 0, false
+	}
+	return s.Params.Score(c.History(now, s), s.Policy.HorizonDays), true
+}
+
+// seconds of an instant, inside what the state can hold.
+func seconds(at int64) uint32 {
+	return uint32(min(max(at/second, 1), math.MaxUint32))
+}
+
+// Order counts an order placed at the instant at and known now, both in
+// microseconds, of value micros of the currency. Orders of one local day are one
+// transaction. A customer who was raised is back: the alert says RECOVERED, and
+// the bool is true. An order that became known late is put where it belongs in
+// the history; it ends an alert all the same.
+func (c *Customer) Order(at, now, value int64, currency string, s *Setting) (Alert, bool) {
+	at = min(at, now)
+	back, recovered := c.recover(now, value, s)
+	if c.first == 0 && len(currency) == 3 {
+		copy(c.currency[:], currency)
+	}
+	c.total = addMicros(c.total, value)
+	sec := seconds(at)
+	if i := c.sameDay(sec, s); i >= 0 {
+		if c.perDay[i] < math.MaxUint8 {
+			c.perDay[i]++
+		}
+		if c.recent[i] == c.first {
+			c.opening = addMicros(c.opening, value)
+		}
+		if recovered {
+			c.bump()
+		}
+		return back, recovered
+	}
+	c.bump()
+	if c.first == 0 {
+		c.first, c.opening = sec, value
+		c.recent[0], c.perDay[0] = sec, 1
+		return back, recovered
+	}
+	if c.repeats < math.MaxUint32-1 {
+		c.repeats++
+	}
+	i := 0 // the place among the recent
+	for i < kept && c.recent[i] > sec {
+		i++
+	}
+	newer, older := uint32(0), uint32(0)
+	if i > 0 {
+		newer = c.recent[i-1]
+	}
+	if i < kept {
+		older = c.recent[i]
+	}
+	switch {
+	case newer == 0: // the usual case: after the last
+		gap := c.gap(older, sec, s)
+		c.recency = addSeconds(c.recency, gap)
+		c.logGaps += logGap(gap)
+	case sec < c.first:
+		gap := c.gap(sec, c.first, s)
+		c.recency = addSeconds(c.recency, gap)
+		c.logGaps += logGap(gap)
+		full := i > 0 && c.recent[i-1] == c.first
+		c.first, c.opening = sec, value
+		if !full {
+			return back, recovered // days between it and the remembered ones are forgotten
+		}
+	case older == 0:
+		return back, recovered // between forgotten days, whose gaps are not known any more
+	default:
+		c.logGaps += logGap(c.gap(older, sec, s)) + logGap(c.gap(sec, newer, s)) - logGap(c.gap(older, newer, s))
+	}
+	if i < kept {
+		copy(c.recent[i+1:], c.recent[i:kept-1])
+		copy(c.perDay[i+1:], c.perDay[i:kept-1])
+		c.recent[i], c.perDay[i] = sec, 1
+	}
+	return back, recovered
+}
+
+// Refund takes back value micros of an order placed at an instant, both as they
+// were given to [Customer.Order]. A full refund of the only order of one of the
+// last four order days takes the transaction back too; an older one, or part of
+// an order, takes back only the money. It ends no alert and changes no episode,
+// but may bring the next wake-up nearer.
+func (c *Customer) Refund(at, value int64, full bool, s *Setting) {
+	if c.first == 0 {
+		return
+	}
+	if c.refunds < math.MaxUint16 {
+		c.refunds++
+	}
+	c.total = addMicros(c.total, -value)
+	sec := seconds(at)
+	i := c.sameDay(sec, s)
+	if i < 0 {
+		if s.day(int64(sec)*second) == s.day(int64(c.first)*second) {
+			c.opening = addMicros(c.opening, -value)
+		}
+		return
+	}
+	opened := c.recent[i] == c.first
+	if opened {
+		c.opening = addMicros(c.opening, -value)
+	}
+	if !full {
+		return
+	}
+	if c.perDay[i] > 1 {
+		c.perDay[i]--
+		return
+	}
+	older := uint32(0)
+	if i+1 < kept {
+		older = c.recent[i+1]
+	}
+	switch {
+	case c.repeats == 0:
+		// The only transaction: nobody who has ordered is left, but the episode stays,
+		// so that no alert id comes twice.
+		c.first, c.recency, c.logGaps, c.total, c.opening = 0, 0, 0, 0, 0
+		c.recent, c.perDay = [kept]uint32{}, [kept]uint8{}
+		if c.state != stateRaised {
+			c.state = stateNone
+		}
+		return
+	case opened:
+		gap := c.gap(c.recent[i], c.recent[i-1], s) // i > 0: there are repeats
+		c.recency -= min(c.recency, gap)
+		c.logGaps -= logGap(gap)
+		c.first = c.recent[i-1]
+		// What the next day, the first now, brought is not kept apart: the mean stands in.
+		c.opening = c.total / int64(c.repeats)
+	case older == 0:
+		return // the gap before it is forgotten: it cannot be taken back
+	case i == 0:
+		gap := c.gap(older, c.recent[0], s)
+		c.recency -= min(c.recency, gap)
+		c.logGaps -= logGap(gap)
+	default:
+		newer := c.recent[i-1]
+		c.logGaps += logGap(c.gap(older, newer, s)) - logGap(c.gap(older, c.recent[i], s)) - logGap(c.gap(c.recent[i], newer, s))
+	}
+	c.repeats--
+	if c.repeats == 0 {
+		c.recency, c.logGaps = 0, 0
+	}
+	copy(c.recent[i:], c.recent[i+1:])
+	copy(c.perDay[i:], c.perDay[i+1:])
+	c.recent[kept-1], c.perDay[kept-1] = 0, 0
+}
+
+// Visit counts a visit.
+func (c *Customer) Visit(at int64) {
+	sec := seconds(at)
+	if sec < c.visit {
+		d := float64(c.visit-sec) / 86400
+		c.week += float32(math.Exp2(-d / 7))
+		c.quarter += float32(math.Exp2(-d / 90))
+		return
+	}
+	week, quarter, _ := c.Visits(int64(sec) * second)
+	c.week, c.quarter, c.visit = float32(week)+1, float32(quarter)+1, sec
+}
+
+// sameDay returns which of the recent order days an instant falls on, or -1.
+func (c *Customer) sameDay(sec uint32, s *Setting) int {
+	day := s.day(int64(sec) * second)
+	return slices.IndexFunc(c.recent[:], func(r uint32) bool {
+		// A local day is never longer than 26 hours.
+		return r != 0 && max(r, sec)-min(r, sec) < 26*3600 && s.day(int64(r)*second) == day
+	})
+}
+
+// gap is the observed time between two transactions in seconds.
+func (c *Customer) gap(from, to uint32, s *Setting) uint32 {
+	return uint32(s.Observed.span(int64(from)*second, int64(to)*second) / second)
+}
+
+// logGap is the logarithm of a gap in days, of a day at least.
+func logGap(gap uint32) float64 { return math.Log(max(1, float64(gap)/86400)) }
+
+func (c *Customer) bump() {
+	c.episode++
+	c.state, c.raisedAt, c.raisedP = stateNone, 0, 0
+}
+
+func addSeconds(a, b uint32) uint32 {
+	return uint32(min(uint64(a)+uint64(b), math.MaxUint32))
+}
+
+// addMicros adds without wrapping round.
+func addMicros(a, b int64) int64 {
+	sum := a + b
+	switch {
+	case a > 0 && b > 0 && sum < 0:
+		return math.MaxInt64
+	case a < 0 && b < 0 && sum >= 0:
+		return math.MinInt64
+	}
+	return sum
+}

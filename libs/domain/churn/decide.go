@@ -1,0 +1,214 @@
+package churn
+
+import "math"
+
+// Kind says what an [Alert] is.
+type Kind uint8
+
+// Kinds of alert.
+const (
+	Raised    Kind = iota + 1 // the risk passed the threshold
+	Recovered                 // the customer ordered again
+	Withdrawn                 // the customer objected or was erased
+)
+
+// String returns the kind's name.
+func (k Kind) String() string {
+	switch k {
+	case Raised:
+		return "RAISED"
+	case Recovered:
+		return "RECOVERED"
+	case Withdrawn:
+		return "WITHDRAWN"
+	}
+	return "UNKNOWN"
+}
+
+// Tier is how urgent an alert is.
+type Tier uint8
+
+// Tiers.
+const (
+	TierMedium Tier = iota + 1 // at the threshold, or raised by the backstop below it
+	TierHigh                   // from Policy.HighRisk
+)
+
+// Arm says whether an alert may be acted upon.
+type Arm uint8
+
+// Arms.
+const (
+	Treat   Arm = iota + 1
+	Holdout     // to be left alone, for comparison
+)
+
+// String returns the arm's name.
+func (a Arm) String() string {
+	switch a {
+	case Treat:
+		return "treat"
+	case Holdout:
+		return "holdout"
+	}
+	return "unknown"
+}
+
+// Codes of reasons.
+const (
+	// ReasonNewcomer: Value is the score of a customer right after a first order.
+	// Its Contribution is the part of the log-odds that is nobody's in particular.
+	ReasonNewcomer = "newcomer"
+	// ReasonOrders: Value is the customer's transactions, Typical 1, the newcomer's;
+	// Contribution is what they changed by the time of the last.
+	ReasonOrders = "orders"
+	// ReasonSilence: Value is the days of silence, Typical the customer's median gap;
+	// Contribution is what the silence changed.
+	ReasonSilence = "silence"
+	// ReasonMaxSilence: Value is the days of silence, Typical the policy's maximum. The
+	// alert was raised by the backstop; it contributes nothing to the score.
+	ReasonMaxSilence = "max_silence"
+)
+
+// Reason is one cause of a score. The contributions of an alert's reasons add up
+// to the log-odds of its probability.
+type Reason struct {
+	Code                         string
+	Value, Typical, Contribution float64
+}
+
+// Alert is what a decision tells the CRM. Instants are in microseconds.
+type Alert struct {
+	Kind    Kind
+	Episode uint32 // of the RAISED: (customer, Episode, Kind) names an alert
+	Due     int64  // the instant of the decision
+	Expires int64  // Raised: the end of the horizon
+
+	Probability  float64 // Raised, Withdrawn: of no order within the horizon; Recovered: as it was raised with
+	HorizonDays  float64
+	SilenceDays  float64    // observed days since the last transaction
+	UsualGapDays [3]float64 // 30, 50 and 90 % quantiles of the gap expected at the last order
+	Orders       int
+	Reasons      []Reason // Raised only
+
+	ValueAtRisk float64 // Raised: expected spend in the horizon that silence put at risk, in units of Currency
+	Currency    string
+	Tier        Tier // Raised only
+	Arm         Arm  // Raised only: the answers keep the arm of what they answer
+
+	RaisedAt     int64   // Recovered, Withdrawn: Due of the RAISED
+	DaysToReturn float64 // Recovered: from RaisedAt
+	OrderValue   int64   // Recovered: of the order, in micros
+}
+
+// due returns when the customer is to be raised: at the instant when the silence
+// is that of the crossing, and long enough by the quiet rule; at the maximum
+// silence whatever the score.
+func (c *Customer) due(s *Setting) int64 {
+	h := c.History(0, s).after()
+	p := s.Policy
+	silence := p.MaxSilence
+	if age, ok := s.Params.Crossing(h, p.Theta, p.HorizonDays); ok {
+		quiet := max(p.QuietDays, s.Params.NextOrderQuantile(h, p.QuietQuantile))
+		silence = min(silence, max(age-h.Recency, quiet))
+	}
+	return s.Observed.after(c.LastOrder(), int64(math.Ceil(silence*float64(dayMicros))))
+}
+
+// NextWake returns when to look at the customer next, and false if that is not
+// before a further fact. It is never before now, nor longer than the policy's
+// sleep away: refits and late unobserved intervals are seen by then. It is to be
+// asked after every call that changes the customer.
+func (c *Customer) NextWake(now int64, s *Setting) (int64, bool) {
+	if c.first == 0 || c.objected || c.state != stateNone {
+		return 0, false
+	}
+	sleep := now + int64(s.Policy.SleepDays*float64(dayMicros))
+	return max(now, min(c.due(s), sleep)), true
+}
+
+// Wake decides at a wake-up: it raises the customer if that is due. The draw is a
+// keyed hash of customer and episode, uniform over all values, and chooses the
+// arm. A wake-up that comes early changes nothing, and [Customer.NextWake] tells
+// when to come again.
+func (c *Customer) Wake(now int64, draw uint64, s *Setting) (Alert, bool) {
+	if c.first == 0 || c.objected || c.state != stateNone || now < c.due(s) {
+		return Alert{}, false
+	}
+	a := c.describe(Raised, now, s)
+	h := c.History(now, s)
+	p, horizon := s.Params, s.Policy.HorizonDays
+	newcomer := p.Score(History{}, horizon)
+	fresh := p.Score(h.after(), horizon)
+	a.Reasons = []Reason{
+		{ReasonSilence, a.SilenceDays, a.UsualGapDays[1], logit(a.Probability) - logit(fresh)},
+		{ReasonOrders, float64(a.Orders), 1, logit(fresh) - logit(newcomer)},
+		{ReasonNewcomer, newcomer, newcomer, logit(newcomer)},
+	}
+	if a.Probability < s.Policy.Theta && a.SilenceDays >= s.Policy.MaxSilence*(1-1e-9) {
+		a.Reasons = append(a.Reasons, Reason{ReasonMaxSilence, a.SilenceDays, s.Policy.MaxSilence, 0})
+	}
+	a.Expires = now + int64(horizon*float64(dayMicros))
+	x, mean := c.Spend()
+	a.ValueAtRisk = s.Value.Mean(x, mean) * p.ExpectedOrders(h.after(), horizon) * max(0, a.Probability-fresh)
+	a.Tier = TierMedium
+	if a.Probability >= s.Policy.HighRisk {
+		a.Tier = TierHigh
+	}
+	a.Arm = Treat
+	if float64(draw>>11)/(1<<53) < s.Policy.Holdout {
+		a.Arm = Holdout
+	}
+	c.state, c.raisedAt, c.raisedP = stateRaised, seconds(now), float32(a.Probability)
+	return a, true
+}
+
+// Object notes an objection to profiling, or its end. An objection withdraws what
+// is raised, and the customer is not scored while it lasts.
+func (c *Customer) Object(now int64, objected bool, s *Setting) (Alert, bool) {
+	c.objected = objected
+	if !objected {
+		return Alert{}, false
+	}
+	return c.Withdraw(now, s)
+}
+
+// Withdraw ends a raised alert, for a customer who objected or is to be erased.
+// The episode is spent: nothing is raised before the next order.
+func (c *Customer) Withdraw(now int64, s *Setting) (Alert, bool) {
+	if c.state != stateRaised {
+		return Alert{}, false
+	}
+	a := c.describe(Withdrawn, now, s)
+	c.state, c.raisedAt, c.raisedP = stateSpent, 0, 0
+	return a, true
+}
+
+// recover describes the return of a raised customer, before the order counts.
+func (c *Customer) recover(now, value int64, s *Setting) (Alert, bool) {
+	if c.state != stateRaised {
+		return Alert{}, false
+	}
+	a := c.describe(Recovered, now, s)
+	a.Probability = float64(c.raisedP)
+	a.DaysToReturn = max(0, days(now-a.RaisedAt))
+	a.OrderValue = value
+	return a, true
+}
+
+// describe fills in what every kind of alert says.
+func (c *Customer) describe(k Kind, now int64, s *Setting) Alert {
+	h := c.History(now, s)
+	a := Alert{
+		Kind: k, Episode: c.episode, Due: now, HorizonDays: s.Policy.HorizonDays,
+		Probability: s.Params.Score(h, s.Policy.HorizonDays), SilenceDays: h.Age - h.Recency,
+		Orders: c.Orders(), Currency: c.Currency(),
+	}
+	for i, q := range [3]float64{.3, .5, .9} {
+		a.UsualGapDays[i] = s.Params.NextOrderQuantile(h.after(), q)
+	}
+	if c.state == stateRaised {
+		a.RaisedAt = int64(c.raisedAt) * second
+	}
+	return a
+}

@@ -1,0 +1,215 @@
+package churn
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"gonum.org/v1/gonum/optimize"
+)
+
+// ErrFit is wrapped by every error of [Fit] and [FitValue].
+var ErrFit = errors.New("no fit")
+
+// Cell is a number of customers with one history.
+type Cell struct {
+	History
+	N float64 // customers
+}
+
+// Bin is the key of a [Histogram]: repeat orders, and the weeks of the first and
+// last order, counted from any common origin.
+type Bin struct{ X, First, Last int32 }
+
+// Histogram counts customers by (repeat orders, first week, last week). It never
+// ages: an order moves one customer from one bin to another. Weeks instead of
+// days move the parameters of CDNOW by less than 1 %.
+type Histogram map[Bin]int64
+
+// Cells returns the histogram's cells in a fixed order, as of the given day,
+// counted like the weeks. Days are the middles of the weeks; two days of one
+// week lie 8/3 days apart in the mean.
+func (g Histogram) Cells(now float64) []Cell {
+	bins := make([]Bin, 0, len(g))
+	for b, n := range g {
+		if n > 0 {
+			bins = append(bins, b)
+		}
+	}
+	slices.SortFunc(bins, func(a, b Bin) int {
+		return cmp.Or(cmp.Compare(a.X, b.X), cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last))
+	})
+	cells := make([]Cell, 0, len(bins))
+	for _, b := range bins {
+		recency := 7 * float64(b.Last-b.First)
+		if b.X > 0 && recency <= 0 {
+			recency = 8. / 3
+		}
+		if b.X == 0 {
+			recency = 0
+		}
+		age := max(recency, now-(7*float64(b.First)+3))
+		cells = append(cells, Cell{History{int(b.X), recency, age}, float64(g[b])})
+	}
+	return cells
+}
+
+// FitConfig says how to fit.
+type FitConfig struct {
+	// Center is what the prior pulls toward, and one of the starts. Its K is not read.
+	Center Params
+	// Pull is the weight of the squared distance of the log parameters from Center
+	// against the mean log-likelihood of a customer, at least 0. Without it a short
+	// history can say that nobody ever leaves.
+	Pull float64
+	// MaxK is the largest Erlang order tried, 1..MaxK.
+	MaxK int
+}
+
+// DefaultFitConfig returns a pull of 1e-3 toward [DefaultParams], orders up to 3.
+func DefaultFitConfig() FitConfig {
+	return FitConfig{Center: DefaultParams(), Pull: 1e-3, MaxK: MaxK}
+}
+
+// Validate reports every setting outside its range.
+func (c FitConfig) Validate() error {
+	center := c.Center
+	center.K = 1
+	errs := []error{center.Validate()}
+	if !(c.Pull >= 0 && c.Pull <= 1) {
+		errs = append(errs, fmt.Errorf("churn.pull: %g is not inside [0, 1]", c.Pull))
+	}
+	if c.MaxK < 1 || c.MaxK > MaxK {
+		errs = append(errs, fmt.Errorf("churn.max-k: %d is not inside [1, %d]", c.MaxK, MaxK))
+	}
+	return errors.Join(errs...)
+}
+
+// LogLikelihood returns the log-likelihood of the cells: for a customer
+//
+//	log G(r+kx) - log G(r) + r log alpha + log B(a,b+x)/B(a,b) - log(a+b+x)
+//	+ log((b+x) G(T) + a (alpha+t_x)^-(r+kx))
+//
+// and, over all customers, (k-1) sumLogGap - log Gamma(k) sum x, where sumLogGap
+// is the sum of the logarithms of all gaps in days. It is needed to compare
+// orders k and may be 0 otherwise.
+func (p Params) LogLikelihood(cells []Cell, sumLogGap float64) float64 {
+	var sum, orders float64
+	lgR, lgB, lgAB, logAlpha := lgamma(p.R), lgamma(p.B), lgamma(p.A+p.B), math.Log(p.Alpha)
+	known, term := -1, 0.0 // cells of equal X follow each other
+	for _, c := range cells {
+		x := float64(c.X)
+		n := p.shape(c.History)
+		if c.X != known {
+			known = c.X
+			// log B(a,b+x)/B(a,b) = log G(b+x) G(a+b) / G(b) G(a+b+x), and
+			// log G(a+b+x) + log(a+b+x) = log G(a+b+x+1).
+			term = lgamma(n) - lgR + p.R*logAlpha + lgamma(p.B+x) - lgB + lgAB - lgamma(p.A+p.B+x+1)
+		}
+		active := math.Log(p.B+x) - n*math.Log(p.Alpha+c.Age) + math.Log(p.survival(c.History))
+		left := math.Log(p.A) - n*math.Log(p.Alpha+c.Recency)
+		if active < left {
+			active, left = left, active
+		}
+		sum += c.N * (term + active + math.Log1p(math.Exp(left-active)))
+		orders += c.N * x
+	}
+	return sum + float64(p.K-1)*sumLogGap - orders*lgamma(float64(p.K))
+}
+
+// Fit returns the parameters of greatest likelihood less the prior's pull, and
+// their log-likelihood, over the Erlang orders up to c.MaxK. Orders above 1 are
+// tried only if sumLogGap is given (not 0). Equal input gives equal output.
+func Fit(cells []Cell, sumLogGap float64, c FitConfig) (Params, float64, error) {
+	if err := c.Validate(); err != nil {
+		return Params{}, 0, fmt.Errorf("%w: %w", ErrFit, err)
+	}
+	cells = slices.Clone(cells)
+	slices.SortStableFunc(cells, func(a, b Cell) int { return cmp.Compare(a.X, b.X) })
+	var n float64
+	for _, x := range cells {
+		if x.X < 0 || !(x.N >= 0) || math.IsInf(x.N, 1) || !(x.Recency >= 0 && x.Age >= x.Recency) || math.IsInf(x.Age, 1) {
+			return Params{}, 0, fmt.Errorf("%w: cell %+v", ErrFit, x)
+		}
+		n += x.N
+	}
+	if n == 0 {
+		return Params{}, 0, fmt.Errorf("%w: no customers", ErrFit)
+	}
+	orders := c.MaxK
+	if sumLogGap == 0 || math.IsNaN(sumLogGap) || math.IsInf(sumLogGap, 0) {
+		orders, sumLogGap = 1, 0
+	}
+	center := []float64{math.Log(c.Center.R), math.Log(c.Center.Alpha), math.Log(c.Center.A), math.Log(c.Center.B)}
+	var best Params
+	bestLoss := math.Inf(1)
+	for k := 1; k <= orders; k++ {
+		loss := func(v []float64) float64 {
+			var pull float64
+			for i := range v {
+				if !(math.Abs(v[i]) < 18) { // exp(18) is 6.6e7: inside Validate's range
+					return math.Inf(1)
+				}
+				pull += (v[i] - center[i]) * (v[i] - center[i])
+			}
+			return c.Pull*pull - fromLog(v, k).LogLikelihood(cells, sumLogGap)/n
+		}
+		// Regular buyers have k times the rate of events between orders.
+		rate := math.Log(float64(k))
+		v, l, err := minimize(loss,
+			[]float64{center[0], center[1] - rate, center[2], center[3]},
+			[]float64{0, center[1] - rate, -1, 1})
+		if err != nil {
+			return Params{}, 0, fmt.Errorf("%w: order %d: %w", ErrFit, k, err)
+		}
+		if l < bestLoss {
+			best, bestLoss = fromLog(v, k), l
+		}
+	}
+	if err := best.Validate(); err != nil {
+		return Params{}, 0, fmt.Errorf("%w: %w", ErrFit, err)
+	}
+	return best, best.LogLikelihood(cells, sumLogGap), nil
+}
+
+// fromLog returns the parameters whose logarithms are v.
+func fromLog(v []float64, k int) Params {
+	return Params{math.Exp(v[0]), math.Exp(v[1]), math.Exp(v[2]), math.Exp(v[3]), k}
+}
+
+// minimize runs Nelder-Mead from every start and again from where it ended,
+// because a simplex may collapse early, until that gains nothing.
+func minimize(f func([]float64) float64, starts ...[]float64) ([]float64, float64, error) {
+	var best []float64
+	bestF := math.Inf(1)
+	for _, x := range starts {
+		last := math.Inf(1)
+		for range 8 {
+			// The default converger stops at 1e-10 over 100 iterations.
+			r, err := optimize.Minimize(optimize.Problem{Func: f}, x, &optimize.Settings{FuncEvaluations: 4000}, &optimize.NelderMead{})
+			if r == nil {
+				return nil, 0, fmt.Errorf("minimise from %v: %w", x, err)
+			}
+			x = r.X
+			done := last-r.F < 1e-10
+			last = r.F
+			if done {
+				break
+			}
+		}
+		if last < bestF {
+			best, bestF = x, last
+		}
+	}
+	if best == nil {
+		return nil, 0, errors.New("nothing finite near any start")
+	}
+	return best, bestF, nil
+}
+
+func lgamma(x float64) float64 {
+	v, _ := math.Lgamma(x)
+	return v
+}

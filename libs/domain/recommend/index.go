@@ -1,0 +1,481 @@
+package recommend
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"unicode/utf8"
+)
+
+// relation is a kind of counted neighbourhood.
+type relation uint8
+
+const (
+	next        relation = iota // viewed after, directed
+	together                    // in one session, both ways
+	cartedAfter                 // put into the cart after it was seen, directed; both ways between items of one cart
+	boughtAfter                 // bought after it was seen, directed
+	boughtWith                  // in one order or one session's orders, both ways
+	relations
+)
+
+// none stands for no item.
+const none = ^uint32(0)
+
+// item is what the index knows of one item, without its strings. It holds no
+// pointer, so that the garbage collector does not look at it.
+type item struct {
+	seen            int64 // milliseconds since 1970
+	count           [windows]float64
+	rank            [windows]uint16 // place in the top list of the window plus 1; 0 where it is not in it
+	sessions        uint32          // sessions that had it
+	post            ring
+	near            [relations]list
+	category, brand uint32 // interned; 0 is none
+	used            bool
+	inactive        bool
+	price           int64
+}
+
+// Index holds one shop. See the package comment for who may call what when.
+type Index struct {
+	cfg Config
+
+	id    map[string]uint32
+	ids   []string
+	names []string
+	items []item
+	spare []uint32 // dropped items, to be used again
+
+	texts map[string]uint32 // categories and brands
+	text  []string
+
+	session  map[uint64]uint32 // key to sequence number; writes only, and once per answer
+	nextSeq  uint32            // sequence number of the next session; its slot is seq mod MaxSessions
+	total    uint64            // sessions ever
+	sessKey  []uint64
+	sessLast []int64
+	sessLen  []uint8
+	sessItem []uint32 // SessionLength per slot
+
+	posts postings
+	near  [relations]edges
+	pair  decay
+	win   [windows]decay
+	top   [windows][]uint32 // heaviest first
+
+	latest  int64
+	refused uint64
+
+	stepWeight                                  []float64
+	queryStep, matchStep, distance, countedStep []float32
+	age                                         []float32
+	gone                                        []bool // of a drop
+}
+
+// maxID bounds the length of an item id, in bytes; longer ids are refused.
+const maxID = 200
+
+// maxName bounds the name of a product, in bytes; longer ones are cut.
+const maxName = 1024
+
+// maxTexts bounds the distinct categories and brands; later ones count as none.
+const maxTexts = 1 << 16
+
+// New returns an empty index. It panics if cfg is not valid, which a caller
+// checks before with [Config.Validate].
+func New(cfg Config) *Index {
+	if err := cfg.Validate(); err != nil {
+		panic(err)
+	}
+	x := &Index{
+		cfg: cfg, id: map[string]uint32{}, session: map[uint64]uint32{},
+		texts: map[string]uint32{"": 0}, text: []string{""},
+	}
+	x.posts.cap = cfg.PostingsPerItem
+	for r := range x.near {
+		x.near[r].keep = cfg.NeighboursPerItem
+		x.near[r].cap = 2 * cfg.NeighboursPerItem
+	}
+	x.pair = decay{tau: cfg.PairDays * dayMillis / math.Ln2, limit: 60}
+	for w, tau := range [windows]float64{hourMillis, dayMillis, 7 * dayMillis, cfg.PopularDays * dayMillis / math.Ln2} {
+		x.win[w] = decay{tau: tau, limit: 500}
+	}
+	x.stepWeight = make([]float64, cfg.Steps)
+	for i := range x.stepWeight {
+		x.stepWeight[i] = 1 / float64(i+1)
+	}
+	x.queryStep = expTable(cfg.QueryItems, cfg.QueryStep)
+	x.matchStep = expTable(cfg.QueryItems, cfg.MatchStep)
+	x.countedStep = expTable(cfg.QueryItems, cfg.CountedStep)
+	x.distance = expTable(cfg.SessionLength, cfg.Distance)
+	x.age = expTable(ageSteps, ageResolution)
+	return x
+}
+
+// Stats are sizes of an index.
+type Stats struct {
+	Items    int    // held
+	Sessions int    // held in the log
+	Total    uint64 // sessions ever
+	Edges    int    // neighbour slots allocated, over all relations
+	Postings int    // posting slots allocated
+	Refused  uint64 // deltas and products whose item id was empty or longer than 200 bytes
+	Latest   int64  // latest time of a delta, milliseconds since 1970
+}
+
+// Stats returns the sizes.
+func (x *Index) Stats() Stats {
+	s := Stats{
+		Items: len(x.id), Sessions: len(x.session), Total: x.total, Postings: len(x.posts.seq),
+		Refused: x.refused, Latest: x.latest,
+	}
+	for r := range x.near {
+		s.Edges += len(x.near[r].to)
+	}
+	return s
+}
+
+// SetProduct tells what the catalogue says of an item: price in millionths of
+// the shop's currency, and whether it may be shown. An item the catalogue never
+// named may be shown and has no name.
+func (x *Index) SetProduct(id, name, category, brand string, price int64, active bool) {
+	i, ok := x.intern(id, x.latest)
+	if !ok {
+		x.refused++
+		return
+	}
+	it := &x.items[i]
+	x.names[i] = clip(name)
+	it.category, it.brand = x.internText(category), x.internText(brand)
+	it.price, it.inactive = price, !active
+}
+
+// clip bounds a product's name to maxName bytes, at a character's border.
+func clip(s string) string {
+	if len(s) <= maxName {
+		return s
+	}
+	s = s[:maxName]
+	for i := 1; i <= utf8.UTFMax; i++ {
+		if r := len(s) - i; utf8.RuneStart(s[r]) {
+			if !utf8.FullRuneInString(s[r:]) {
+				return s[:r]
+			}
+			break
+		}
+	}
+	return s
+}
+
+func (x *Index) internText(s string) uint32 {
+	if t, ok := x.texts[s]; ok {
+		return t
+	}
+	if len(s) > maxID || len(x.text) >= maxTexts {
+		return 0
+	}
+	t := uint32(len(x.text))
+	x.texts[s], x.text = t, append(x.text, s)
+	return t
+}
+
+// intern returns the number of an item, a new one if it is not known.
+func (x *Index) intern(id string, at int64) (uint32, bool) {
+	if i, ok := x.id[id]; ok {
+		x.items[i].seen = max(x.items[i].seen, at)
+		return i, true
+	}
+	if id == "" || len(id) > maxID {
+		return none, false
+	}
+	if len(x.id) >= x.cfg.MaxItems {
+		x.drop(max(1, x.cfg.MaxItems/16))
+	}
+	var i uint32
+	if n := len(x.spare); n > 0 {
+		i = x.spare[n-1]
+		x.spare = x.spare[:n-1]
+	} else {
+		i = uint32(len(x.items))
+		x.items = append(x.items, item{})
+		x.ids, x.names = append(x.ids, ""), append(x.names, "")
+	}
+	x.items[i] = item{used: true, seen: at}
+	x.id[id], x.ids[i] = i, id
+	return i, true
+}
+
+// drop forgets the n items that were not seen for longest. It walks the whole
+// index; since it makes room for many items at once, an insert costs little on
+// average.
+func (x *Index) drop(n int) {
+	order := make([]uint32, 0, len(x.id))
+	for i := range x.items {
+		if x.items[i].used {
+			order = append(order, uint32(i))
+		}
+	}
+	slices.SortFunc(order, func(a, b uint32) int {
+		return cmp.Or(cmp.Compare(x.items[a].seen, x.items[b].seen), cmp.Compare(a, b))
+	})
+	x.gone = slices.Grow(x.gone[:0], len(x.items))[:len(x.items)]
+	clear(x.gone)
+	for _, i := range order[:n] {
+		x.gone[i] = true
+	}
+	for s := range x.sessLen {
+		run := x.sessItem[s*x.cfg.SessionLength : s*x.cfg.SessionLength+int(x.sessLen[s])]
+		k := 0
+		for _, i := range run {
+			if !x.gone[i] {
+				run[k] = i
+				k++
+			}
+		}
+		x.sessLen[s] = uint8(k)
+	}
+	for w := range x.top {
+		x.top[w] = slices.DeleteFunc(x.top[w], func(i uint32) bool { return x.gone[i] })
+		for r, i := range x.top[w] {
+			x.items[i].rank[w] = uint16(r + 1)
+		}
+	}
+	for i := range x.items {
+		it := &x.items[i]
+		if !it.used {
+			continue
+		}
+		if !x.gone[i] {
+			for r := range it.near {
+				x.near[r].filter(&it.near[r], x.gone)
+			}
+			continue
+		}
+		x.posts.release(it.post.off, it.post.class)
+		for r := range it.near {
+			x.near[r].release(it.near[r].off, it.near[r].class)
+		}
+		delete(x.id, x.ids[i])
+		x.ids[i], x.names[i] = "", ""
+		*it = item{}
+	}
+	for j := n - 1; j >= 0; j-- { // handed out oldest first
+		x.spare = append(x.spare, order[j])
+	}
+}
+
+// kindWeight is what an event counts in the popular counter: the labels of the
+// OTTO competition's metric family, orders above carts.
+var kindWeight = [...]float64{View: 1, Cart: 6, Order: 12}
+
+// Apply adds one delta. Its times must be believed ones: a delta from a far
+// future makes everything before it weigh nothing, as that much silence would.
+func (x *Index) Apply(d Delta) {
+	if d.Kind > Order {
+		d.Kind = View
+	}
+	j, ok := x.intern(d.Item, d.At)
+	if !ok {
+		x.refused++
+		return
+	}
+	x.latest = max(x.latest, d.At)
+	x.join(d.Session, j, d.At)
+	if d.First {
+		x.bump(j, d.At, d.Kind)
+	}
+
+	w, shift := x.pair.weight(d.At)
+	if shift != 1 {
+		x.rescale(shift)
+	}
+	for step, p := range d.Previous {
+		if step == x.cfg.Steps {
+			break
+		}
+		if p.Item == d.Item {
+			continue
+		}
+		i, ok := x.pin(p.Item, d.At, j)
+		if !ok {
+			continue
+		}
+		gap := max(0, float64(d.At)-float64(p.At)) / hourMillis
+		near := w * math.Exp2(-gap/x.cfg.PairGapHours) // close in time
+		byStep := near * x.stepWeight[step]            // and close in the session
+		switch d.Kind {
+		case View:
+			x.link(next, i, j, byStep, d.First)
+			if d.First {
+				x.link(together, i, j, byStep, true)
+				x.link(together, j, i, byStep, true)
+			}
+		case Cart:
+			if d.First {
+				x.link(cartedAfter, i, j, byStep, true)
+				if p.Kind >= Cart {
+					x.link(cartedAfter, j, i, byStep, true)
+				}
+			}
+		case Order:
+			if !d.First {
+				break
+			}
+			if p.Kind == Order { // all lines of an order are equally close
+				x.link(boughtWith, i, j, near, true)
+				x.link(boughtWith, j, i, near, true)
+			} else {
+				x.link(boughtAfter, i, j, byStep, true)
+			}
+		}
+	}
+}
+
+// pin interns a previous item without letting that drop the delta's own.
+func (x *Index) pin(id string, at int64, own uint32) (uint32, bool) {
+	if i, ok := x.id[id]; ok {
+		return i, true
+	}
+	if len(x.id) >= x.cfg.MaxItems {
+		return none, false // a memory of what was dropped does not bring it back
+	}
+	i, ok := x.intern(id, at)
+	return i, ok && i != own
+}
+
+func (x *Index) link(r relation, from, to uint32, w float64, first bool) {
+	x.near[r].add(&x.items[from].near[r], to, float32(w), first)
+}
+
+// rescale moves all pair weights to a new landmark.
+func (x *Index) rescale(shift float64) {
+	for r := range x.near {
+		for i := range x.near[r].w {
+			x.near[r].w[i] = float32(float64(x.near[r].w[i]) * shift)
+		}
+	}
+}
+
+// join puts an item into a session's log and the session into the item's ring.
+func (x *Index) join(key uint64, j uint32, at int64) {
+	seq, known := x.session[key]
+	if !known {
+		seq = x.open(key, at)
+	}
+	s := int(seq) % x.cfg.MaxSessions
+	x.sessLast[s] = max(x.sessLast[s], at)
+	run := x.sessItem[s*x.cfg.SessionLength : (s+1)*x.cfg.SessionLength]
+	n := int(x.sessLen[s])
+	if slices.Contains(run[:n], j) {
+		return
+	}
+	if n == len(run) {
+		copy(run, run[1:])
+		n--
+	}
+	run[n] = j
+	x.sessLen[s] = uint8(n + 1)
+	it := &x.items[j]
+	if it.sessions < math.MaxUint32 {
+		it.sessions++
+	}
+	x.posts.push(&it.post, seq)
+}
+
+// open starts a session's slot, overwriting the oldest when the log is full.
+func (x *Index) open(key uint64, at int64) uint32 {
+	seq := x.nextSeq
+	// Slots are seq mod MaxSessions, so the sequence wraps at a multiple of it.
+	x.nextSeq++
+	if x.nextSeq == x.wrap() {
+		x.nextSeq = 0
+	}
+	x.total++
+	s := int(seq) % x.cfg.MaxSessions
+	if s < len(x.sessKey) {
+		delete(x.session, x.sessKey[s])
+	} else {
+		x.sessKey, x.sessLast, x.sessLen = append(x.sessKey, 0), append(x.sessLast, 0), append(x.sessLen, 0)
+		x.sessItem = append(x.sessItem, make([]uint32, x.cfg.SessionLength)...)
+	}
+	x.sessKey[s], x.sessLast[s], x.sessLen[s] = key, at, 0
+	x.session[key] = seq
+	return seq
+}
+
+// wrap is the number at which sequence numbers start again.
+func (x *Index) wrap() uint32 {
+	return math.MaxUint32 / uint32(x.cfg.MaxSessions) * uint32(x.cfg.MaxSessions)
+}
+
+// slot returns the place of a session in the log, if it is still there.
+func (x *Index) slot(seq uint32) (int, bool) {
+	age := x.nextSeq - 1 - seq
+	if seq >= x.nextSeq {
+		age += x.wrap()
+	}
+	return int(seq) % x.cfg.MaxSessions, age < uint32(len(x.sessKey))
+}
+
+// bump counts an event in every window.
+func (x *Index) bump(j uint32, at int64, kind Kind) {
+	for w := range x.win {
+		add, shift := x.win[w].weight(at)
+		if shift != 1 {
+			for i := range x.items {
+				x.items[i].count[w] *= shift
+			}
+		}
+		if Window(w) == Month {
+			add *= kindWeight[kind]
+		}
+		x.items[j].count[w] += add
+		x.rise(Window(w), j)
+	}
+}
+
+// rise restores the order of a top list after the count of j went up. Since
+// stored counts only ever grow, an item outside the list can enter only when it
+// is counted itself, so the list is exact.
+func (x *Index) rise(w Window, j uint32) {
+	top := x.top[w]
+	p := int(x.items[j].rank[w]) - 1
+	if p < 0 {
+		switch {
+		case len(top) < x.cfg.TopItems:
+			top = append(top, j)
+			x.top[w] = top
+		case x.items[j].count[w] > x.items[top[len(top)-1]].count[w]:
+			x.items[top[len(top)-1]].rank[w] = 0
+			top[len(top)-1] = j
+		default:
+			return
+		}
+		p = len(top) - 1
+	}
+	for p > 0 && x.items[j].count[w] > x.items[top[p-1]].count[w] {
+		top[p] = top[p-1]
+		x.items[top[p]].rank[w] = uint16(p + 1)
+		p--
+	}
+	top[p] = j
+	x.items[j].rank[w] = uint16(p + 1)
+}
+
+// Product is what the catalogue said of an item.
+type Product struct {
+	Name, Category, Brand string
+	Price                 int64 // millionths of the shop's currency
+	Active                bool  // true where the catalogue never named the item
+}
+
+// Product returns what is known of an item, and whether anything is.
+func (x *Index) Product(id string) (Product, bool) {
+	i, ok := x.id[id]
+	if !ok {
+		return Product{}, false
+	}
+	it := &x.items[i]
+	return Product{x.names[i], x.text[it.category], x.text[it.brand], it.price, !it.inactive}, true
+}

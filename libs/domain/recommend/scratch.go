@@ -1,0 +1,233 @@
+package recommend
+
+// source is where a candidate's score comes from. The relations come first and
+// have their own numbers.
+type source uint8
+
+const (
+	knn     = source(relations) + iota // similar sessions
+	walk                               // two hops over together
+	own                                // the session's own earlier items, where they may come back
+	sources = source(relations) + iota
+)
+
+// reasonOf names the evidence of each source.
+var reasonOf = [sources]ReasonKind{
+	source(next): ViewedAfter, source(together): SeenTogether, source(cartedAfter): CartedAfter,
+	source(boughtAfter): BoughtAfter, source(boughtWith): BoughtWith, knn: SimilarSessions, walk: RelatedThrough, own: SeenBefore,
+}
+
+// reasonsPerAnswer is the number of reasons given, strongest first.
+const reasonsPerAnswer = 3
+
+// mark is what one answer knows of an item; it counts only if epoch is the
+// scratch's.
+type mark struct {
+	epoch   uint32
+	cand    uint32 // place in candidates plus 1; 0 is none
+	pos     uint8  // place in the query plus 1, newest first; 0 is none
+	blocked bool
+	taken   bool // answered already
+	filled  bool // in the trending heap
+}
+
+// slotMark is what one answer knows of a session slot.
+type slotMark struct {
+	epoch uint32
+	sim   float32
+}
+
+// candidate is an item that may be answered, with what each source says.
+type candidate struct {
+	item uint32
+	feat [sources]float32
+	best [sources]float32 // largest single contribution, of from and n
+	from [sources]uint32  // the other item
+	n    [sources]uint32  // evidence
+}
+
+// ranked is an element of a heap: a candidate or item with its score.
+type ranked struct {
+	score float64
+	item  uint32 // ties: the item known for longer first
+	place uint32
+}
+
+func (a ranked) before(b ranked) bool {
+	return a.score > b.score || a.score == b.score && a.item < b.item
+}
+
+// neighbour is a similar session.
+type neighbour struct {
+	sim  float32
+	slot uint32
+	age  uint32 // sessions begun since; ties: the newer session first
+}
+
+func (a neighbour) before(b neighbour) bool {
+	return a.sim > b.sim || a.sim == b.sim && a.age < b.age
+}
+
+// Scratch is the working memory of [Index.Recommend]: one per concurrent
+// answer, reused, for example from a sync.Pool. The zero value is ready. It grows
+// with the index and is of the same order for every answer after that: 12 bytes
+// an item, 8 a session, and about half a megabyte.
+type Scratch struct {
+	epoch   uint32
+	marks   []mark
+	visits  []slotMark
+	query   []queryItem
+	touched []uint32
+	near    []neighbour
+	cands   []candidate
+	heap    []ranked
+	taken   []uint32
+	reasons []Reason
+	inverse [sources]float64 // 1 / largest value of the source
+	hops    []hop
+	roots   []float32 // 1/sqrt(i)
+}
+
+type queryItem struct {
+	item uint32
+	kind Kind
+}
+
+// hop is a neighbour followed in the first step of the walk.
+type hop struct {
+	item uint32
+	p    float32
+	n    uint32
+}
+
+// begin makes room for an answer over x.
+func (s *Scratch) begin(x *Index) {
+	s.epoch++
+	if s.epoch == 0 {
+		clear(s.marks)
+		clear(s.visits)
+		s.epoch = 1
+	}
+	s.marks = grow(s.marks, len(x.items))
+	s.visits = grow(s.visits, len(x.sessKey))
+	if cap(s.cands) < x.cfg.MaxCandidates {
+		s.cands = make([]candidate, 0, x.cfg.MaxCandidates)
+	}
+	if want := reasonsPerAnswer * x.cfg.MaxAnswers; cap(s.reasons) < want {
+		s.reasons = make([]Reason, 0, want)
+	}
+	for i := len(s.roots); i <= x.cfg.SessionLength; i++ {
+		s.roots = append(s.roots, inverseRoot(i))
+	}
+	s.query, s.touched, s.near, s.cands = s.query[:0], s.touched[:0], s.near[:0], s.cands[:0]
+	s.heap, s.taken, s.reasons = s.heap[:0], s.taken[:0], s.reasons[:0]
+}
+
+// mark returns what this answer knows of item i.
+func (s *Scratch) mark(i uint32) *mark {
+	m := &s.marks[i]
+	if m.epoch != s.epoch {
+		*m = mark{epoch: s.epoch}
+	}
+	return m
+}
+
+// candidate returns the candidate of item i, a new one if it may be shown and
+// there is room, or nil.
+func (s *Scratch) candidate(x *Index, i uint32) *candidate {
+	m := s.mark(i)
+	if m.cand != 0 {
+		return &s.cands[m.cand-1]
+	}
+	if m.blocked || x.items[i].inactive || len(s.cands) == x.cfg.MaxCandidates {
+		return nil
+	}
+	s.cands = s.cands[:len(s.cands)+1]
+	c := &s.cands[len(s.cands)-1]
+	*c = candidate{item: i}
+	m.cand = uint32(len(s.cands))
+	return c
+}
+
+// add puts a contribution of a source on the candidate.
+func (c *candidate) add(src source, w float32, from, n uint32) {
+	c.feat[src] += w
+	if w > c.best[src] {
+		c.best[src], c.from[src], c.n[src] = w, from, n
+	}
+}
+
+// heapify orders the heap, its best element first.
+func (s *Scratch) heapify() {
+	for i := len(s.heap)/2 - 1; i >= 0; i-- {
+		s.sink(i)
+	}
+}
+
+// pop removes the best element.
+func (s *Scratch) pop() ranked {
+	top, last := s.heap[0], len(s.heap)-1
+	s.heap[0] = s.heap[last]
+	s.heap = s.heap[:last]
+	s.sink(0)
+	return top
+}
+
+func (s *Scratch) sink(i int) {
+	h := s.heap
+	for {
+		c := 2*i + 1
+		if c >= len(h) {
+			return
+		}
+		if c+1 < len(h) && h[c+1].before(h[c]) {
+			c++
+		}
+		if !h[c].before(h[i]) {
+			return
+		}
+		h[i], h[c] = h[c], h[i]
+		i = c
+	}
+}
+
+// selectFirst moves the k first of a, by before, to its front (quickselect,
+// median of three).
+func selectFirst(a []neighbour, k int) {
+	lo, hi := 0, len(a)-1
+	for lo < hi {
+		mid := lo + (hi-lo)/2
+		if a[mid].before(a[lo]) {
+			a[mid], a[lo] = a[lo], a[mid]
+		}
+		if a[hi].before(a[lo]) {
+			a[hi], a[lo] = a[lo], a[hi]
+		}
+		if a[hi].before(a[mid]) {
+			a[hi], a[mid] = a[mid], a[hi]
+		}
+		pivot := a[mid]
+		i, j := lo, hi
+		for i <= j {
+			for a[i].before(pivot) {
+				i++
+			}
+			for pivot.before(a[j]) {
+				j--
+			}
+			if i <= j {
+				a[i], a[j] = a[j], a[i]
+				i++
+				j--
+			}
+		}
+		switch {
+		case k-1 <= j:
+			hi = j
+		case k-1 >= i:
+			lo = i
+		default:
+			return
+		}
+	}
+}

@@ -1,0 +1,134 @@
+package restock
+
+import (
+	"math"
+
+	"gonum.org/v1/gonum/mathext"
+	"gonum.org/v1/gonum/stat/distuv"
+)
+
+// bulk is the mean above which counts are taken as continuous (gamma).
+const bulk = 400
+
+// Demand is a predictive distribution of units: negative binomial with r =
+// mean²/(variance-mean), or Poisson where the variance is not larger; above a mean
+// of 400 gamma in the form of Wilson and Hilferty (1931).
+type Demand struct {
+	Mean, Variance float64 // at least 0
+}
+
+// CDF returns P(D <= k).
+func (d Demand) CDF(k float64) float64 {
+	k = math.Floor(k)
+	switch {
+	case k < 0:
+		return 0
+	case !(d.Mean > 0):
+		return 1
+	case d.Mean > bulk:
+		n := d.shape()
+		return distuv.UnitNormal.CDF((math.Cbrt((k+.5)/d.Mean) - 1 + 1/(9*n)) * 3 * math.Sqrt(n))
+	case d.poisson():
+		return mathext.GammaIncRegComp(k+1, d.Mean)
+	}
+	r := d.Mean * d.Mean / (d.Variance - d.Mean)
+	return mathext.RegIncBeta(r, k+1, r/(r+d.Mean))
+}
+
+// Exceeds returns P(D > k).
+func (d Demand) Exceeds(k float64) float64 {
+	k = math.Floor(k)
+	switch {
+	case k < 0:
+		return 1
+	case !(d.Mean > 0):
+		return 0
+	case d.Mean > bulk:
+		return 1 - d.CDF(k)
+	case d.poisson():
+		return mathext.GammaIncReg(k+1, d.Mean)
+	}
+	r := d.Mean * d.Mean / (d.Variance - d.Mean)
+	return mathext.RegIncBeta(k+1, r, d.Mean/(r+d.Mean))
+}
+
+// Quantile returns the smallest number of units k with CDF(k) >= tau, 0 < tau < 1.
+func (d Demand) Quantile(tau float64) int64 {
+	if !(d.Mean > 0) || !(tau > 0) {
+		return 0
+	}
+	tau = min(tau, 1-1e-9)
+	if d.Mean > bulk {
+		n := d.shape()
+		x := 1 - 1/(9*n) + distuv.UnitNormal.Quantile(tau)/(3*math.Sqrt(n))
+		return units(math.Ceil(d.Mean*max(0, x*x*x) - .5))
+	}
+	if k, ok := d.count(tau); ok {
+		return k
+	}
+	// The first guess doubles until it is enough; then bisect.
+	low, high := int64(-1), int64(math.Ceil(d.Mean))
+	for d.CDF(float64(high)) < tau {
+		if high >= maxUnits {
+			return maxUnits
+		}
+		low, high = high, min(2*high+1, maxUnits)
+	}
+	for high-low > 1 {
+		mid := low + (high-low)/2
+		if d.CDF(float64(mid)) >= tau {
+			high = mid
+		} else {
+			low = mid
+		}
+	}
+	return high
+}
+
+// count finds a quantile by P(k+1) = P(k) (r+k)/(k+1) (1-p), and gives up where the
+// tail is long or the start too small for a float.
+func (d Demand) count(tau float64) (int64, bool) {
+	var logP0, r, fail float64
+	poisson := d.poisson()
+	if poisson {
+		logP0 = -d.Mean
+	} else {
+		r = d.Mean * d.Mean / (d.Variance - d.Mean)
+		fail = d.Mean / (r + d.Mean)
+		logP0 = r * math.Log1p(-fail)
+	}
+	if logP0 < -700 {
+		return 0, false
+	}
+	pmf := math.Exp(logP0)
+	sum := pmf
+	for k := range 4096 {
+		if sum >= tau {
+			return int64(k), true
+		}
+		if poisson {
+			pmf *= d.Mean / float64(k+1)
+		} else {
+			pmf *= (r + float64(k)) / float64(k+1) * fail
+		}
+		sum += pmf
+	}
+	return 0, false
+}
+
+// poisson tells that the negative binomial has degenerated.
+func (d Demand) poisson() bool { return d.Variance <= d.Mean*(1+1e-9) }
+
+// shape of the gamma that stands for large counts.
+func (d Demand) shape() float64 { return d.Mean * d.Mean / max(d.Variance, d.Mean) }
+
+// maxUnits bounds every count.
+const maxUnits = math.MaxInt32
+
+// units of a number, inside what is counted.
+func units(v float64) int64 {
+	if !(v > 0) {
+		return 0
+	}
+	return int64(min(v, maxUnits))
+}

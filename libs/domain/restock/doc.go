@@ -1,0 +1,60 @@
+// Package restock forecasts the demand for one product at one place as a
+// distribution, and decides when to tell the supply chain to order, and how much.
+//
+// # Model
+//
+// Demand is followed by three discounted gamma-Poisson experts, with discounts of
+// .95, .98 and .995 a day: each keeps discounted sales a, discounted exposure b,
+// and the discounted squared error V and mean M that give its dispersion
+// (variance to mean). Exposure is the share of a day in which the product was in
+// stock and observed: a day without stock is not a day without demand. The
+// experts are weighted online by their weekly quantile losses. Demand over a
+// window, with a lead time that is random (gamma, on five points), is negative
+// binomial with the mixture's mean and variance; above a mean of 400 it is gamma.
+// The discount of the experts is that of West and Harrison's power steady model;
+// the mixture follows Huard, Garnier and Stoltz (2020).
+//
+// A day without sales changes nothing but a count of such days: the experts are
+// brought up to date in closed form when somebody reads them. So a product that
+// sleeps through a hundred empty days and one that is closed a hundred times are
+// equal to the last bit.
+//
+// # Policy
+//
+// The reorder point is s = Q_tau(demand over lead time and review), the level to
+// order up to S = s + max(Q, demand of a review), the position IP = on hand + on
+// order - reserved, and the risk rho = P(demand over lead time and review > IP). A
+// signal is raised at rho >= 1 - tau and withdrawn at rho <= (1 - tau)/2, or below
+// 1 - tau by a receipt. Between, it is updated only when its severity rises or
+// its quantity changes by more than a quarter. [Product.NextWake] tells which
+// day close could change a decision, so that most products need no timer.
+//
+// # Product
+//
+// [Product] is the whole state, [StateBytes] long when packed:
+//
+//	version, flags                                   2
+//	experts: a, b, V, M of each                     48
+//	ensemble: losses, forecast and outcome of week  44
+//	days: first, open, empty days since the anchor  12
+//	open day: sold, stock-out                       12
+//	stock: on hand, reserved                         8
+//	lead time: n, mean, squares                     12
+//	purchase orders: the oldest and the others      32
+//	signal: state, severity, cycle, revision,
+//	  quantity, since                               15
+//	sales: first, last, price                       16
+//	pack size, minimum order                         8
+//
+// # What it is not
+//
+// No calendar, price or browsing effects and no pooling across products yet: a day
+// weighs 1 whatever its weekday. It learns no launch rate by category, keeps no
+// purchase orders by id, reads no clock and sends nothing: instants are
+// microseconds since 1970 and come with every call, in time order.
+//
+// # Concurrency
+//
+// Functions are pure. A Product is plain data and needs its caller's care when
+// shared; [Setting] is only read.
+package restock

@@ -1,0 +1,179 @@
+package restock
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+)
+
+// StateBytes is the size of a packed [Product].
+const StateBytes = 209
+
+const stateVersion = 1
+
+// ErrState is wrapped by every error of [Product.UnmarshalBinary].
+var ErrState = errors.New("not a product")
+
+// Bits of the flags.
+const (
+	flagKnown = 1 << iota
+	flagStock
+	flagSignalled
+	flagsEnd
+)
+
+// codec writes fields to, or reads them from, a packed product: one list of fields
+// for both directions.
+type codec struct {
+	b       []byte
+	reading bool
+}
+
+func (c *codec) u32(v *uint32) {
+	if !c.reading {
+		c.b = binary.LittleEndian.AppendUint32(c.b, *v)
+		return
+	}
+	*v = binary.LittleEndian.Uint32(c.b)
+	c.b = c.b[4:]
+}
+
+func (c *codec) i32(v *int32) {
+	u := uint32(*v)
+	c.u32(&u)
+	*v = int32(u)
+}
+
+func (c *codec) f32(v *float32) {
+	u := math.Float32bits(*v)
+	c.u32(&u)
+	*v = math.Float32frombits(u)
+}
+
+func (c *codec) lot(l *lot) {
+	c.u32(&l.ordered)
+	c.u32(&l.due)
+	c.u32(&l.left)
+	c.u32(&l.size)
+}
+
+// fields is what lies between the flags and the tail.
+func (p *Product) fields(c *codec) {
+	for k := range p.experts {
+		e := &p.experts[k]
+		c.f32(&e.a)
+		c.f32(&e.b)
+		c.f32(&e.v)
+		c.f32(&e.m)
+	}
+	for k := range p.losses {
+		c.f32(&p.losses[k])
+		c.f32(&p.week[k].mean)
+		c.f32(&p.week[k].variance)
+	}
+	c.i32(&p.weekSold)
+	c.u32(&p.weekExposed)
+	c.i32((*int32)(&p.first))
+	c.i32((*int32)(&p.open))
+	c.u32(&p.empty)
+	c.i32(&p.sold)
+	c.u32(&p.outSince)
+	c.u32(&p.outSeconds)
+	c.i32(&p.onHand)
+	c.i32(&p.reserved)
+	c.f32(&p.leadN)
+	c.f32(&p.leadMean)
+	c.f32(&p.leadSquares)
+	c.lot(&p.oldest)
+	c.lot(&p.others)
+	c.u32(&p.cycle)
+	c.u32(&p.quantity)
+	c.u32(&p.since)
+	c.u32(&p.firstSale)
+	c.u32(&p.lastSale)
+	c.u32(&p.pack)
+	c.u32(&p.minimum)
+}
+
+// AppendBinary appends the packed product, [StateBytes] bytes of little-endian
+// fields behind a version, and never fails.
+func (p *Product) AppendBinary(b []byte) ([]byte, error) {
+	var flags byte
+	if p.known {
+		flags |= flagKnown
+	}
+	if p.stockKnown {
+		flags |= flagStock
+	}
+	if p.signalled {
+		flags |= flagSignalled
+	}
+	c := codec{b: append(b, stateVersion, flags)}
+	p.fields(&c)
+	b = binary.LittleEndian.AppendUint64(c.b, uint64(p.price))
+	b = append(b, byte(p.severity))
+	return binary.LittleEndian.AppendUint16(b, p.revision), nil
+}
+
+// MarshalBinary returns the packed product.
+func (p *Product) MarshalBinary() ([]byte, error) {
+	return p.AppendBinary(make([]byte, 0, StateBytes))
+}
+
+// UnmarshalBinary restores a packed product. It refuses what no product can be,
+// and then leaves p alone.
+func (p *Product) UnmarshalBinary(b []byte) error {
+	if len(b) != StateBytes || b[0] != stateVersion {
+		version := -1
+		if len(b) > 0 {
+			version = int(b[0])
+		}
+		return fmt.Errorf("%w: %d bytes of version %d, want %d of version %d", ErrState, len(b), version, StateBytes, stateVersion)
+	}
+	flags := b[1]
+	n := Product{known: flags&flagKnown != 0, stockKnown: flags&flagStock != 0, signalled: flags&flagSignalled != 0}
+	c := codec{b: b[2:], reading: true}
+	n.fields(&c)
+	n.price = int64(binary.LittleEndian.Uint64(c.b))
+	n.severity = Severity(c.b[8])
+	n.revision = binary.LittleEndian.Uint16(c.b[9:])
+	if err := n.check(flags); err != nil {
+		return fmt.Errorf("%w: %w", ErrState, err)
+	}
+	*p = n
+	return nil
+}
+
+// check refuses states that no sequence of facts leads to and that would break
+// what reads them.
+func (p *Product) check(flags byte) error {
+	good := true
+	for k, e := range p.experts {
+		for _, v := range [7]float32{e.a, e.b, e.v, e.m, p.losses[k], p.week[k].mean, p.week[k].variance} {
+			good = good && v >= 0 && v <= 1e30 // false for NaN
+		}
+	}
+	for _, v := range [3]float32{p.leadN, p.leadMean, p.leadSquares} {
+		good = good && v >= 0 && v <= 1e30
+	}
+	const farDay = 1 << 20
+	switch {
+	case flags >= flagsEnd:
+		return fmt.Errorf("flags %#x", flags)
+	case !good:
+		return errors.New("a number outside its range")
+	case p.first < -farDay || p.open < p.first || p.open > farDay:
+		return errors.New("days outside their range")
+	case p.severity > Critical || p.signalled != (p.severity != 0):
+		return errors.New("a severity without a signal, or a signal without one")
+	case p.stockKnown && !p.known:
+		return errors.New("stock of a product never heard of")
+	case p.reserved < 0 || p.onHand < -maxUnits || p.sold < -maxUnits || p.weekSold < -maxUnits,
+		max(p.pack, p.minimum, p.quantity, p.oldest.left, p.oldest.size, p.others.left, p.others.size) > maxUnits,
+		p.oldest.left > p.oldest.size || p.others.left > p.others.size,
+		p.oldest.left == 0 && (p.oldest != lot{} || p.others.left > 0), p.others.left == 0 && p.others != lot{}:
+		return errors.New("units outside their range")
+	}
+	return nil
+}

@@ -1,0 +1,124 @@
+package restock
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Policy says how well to be stocked, and how to order.
+type Policy struct {
+	ServiceLevel float64 // tau: share of order cycles without a stock-out, inside (.5, 1)
+	ReviewDays   float64 // R: days between two chances to order
+	OrderDays    float64 // days of mean demand that one order is to bring, without costs
+	OrderCost    float64 // K: cost of placing an order; with HoldingRate and a price the quantity is EOQ
+	HoldingRate  float64 // yearly holding cost as a share of the price
+	MaxCoverDays float64 // no order beyond so many days of mean demand, unless the minimum order is
+	LookAhead    int     // days for which a product without sales is thought ahead
+
+	// Lead time: what is believed before receipts are seen, worth so many of them.
+	LeadDays   float64
+	LeadCV     float64
+	LeadOrders float64
+
+	// Demand: the launch rate in units a day, worth so many days of exposure.
+	LaunchRate float64
+	LaunchDays float64
+}
+
+// DefaultPolicy returns a cycle service of 95 %, daily review, orders of 14 days
+// of demand, a lead time of 7 days (CV .35) worth 4 receipts, and a launch prior
+// of one unit in five days worth 5 days.
+func DefaultPolicy() Policy {
+	return Policy{
+		ServiceLevel: .95, ReviewDays: 1, OrderDays: 14, MaxCoverDays: 90, LookAhead: 90,
+		LeadDays: 7, LeadCV: .35, LeadOrders: 4, LaunchRate: .2, LaunchDays: 5,
+	}
+}
+
+// Validate reports every setting outside its range.
+func (p Policy) Validate() error {
+	var errs []error
+	in := func(name string, v, lo, hi float64) {
+		if !(v >= lo && v <= hi) { // also catches NaN
+			errs = append(errs, fmt.Errorf("restock.%s: %g is not inside [%g, %g]", name, v, lo, hi))
+		}
+	}
+	in("service-level", p.ServiceLevel, .5, .9999)
+	in("review-days", p.ReviewDays, 0, 365)
+	in("order-days", p.OrderDays, 0, 3650)
+	in("order-cost", p.OrderCost, 0, 1e9)
+	in("holding-rate", p.HoldingRate, 0, 100)
+	in("max-cover-days", p.MaxCoverDays, 1, 3650)
+	in("look-ahead", float64(p.LookAhead), 1, 365)
+	in("lead-days", p.LeadDays, .01, 730)
+	in("lead-cv", p.LeadCV, .01, 3)
+	in("lead-orders", p.LeadOrders, .1, 1e6)
+	in("launch-rate", p.LaunchRate, 0, 1e6)
+	in("launch-days", p.LaunchDays, .1, 365)
+	return errors.Join(errs...)
+}
+
+// Observed returns how much of [from, to) was observed, in microseconds: to - from
+// less the union of the intervals in which the shop's events were not received.
+// It is additive over neighbouring intervals. A nil Observed saw everything.
+type Observed func(from, to int64) int64
+
+// span is the observed time between two instants, never negative.
+func (o Observed) span(from, to int64) int64 {
+	if to <= from {
+		return 0
+	}
+	if o == nil {
+		return to - from
+	}
+	return min(to-from, max(0, o(from, to)))
+}
+
+// Setting is what decisions read besides the product.
+type Setting struct {
+	Policy   Policy
+	Observed Observed       // nil: no gaps
+	Location *time.Location // whose days are closed; nil: UTC
+}
+
+// DefaultSetting returns the default policy in UTC, without gaps.
+func DefaultSetting() Setting { return Setting{Policy: DefaultPolicy(), Location: time.UTC} }
+
+// Validate reports every mistake of the parts.
+func (s *Setting) Validate() error { return s.Policy.Validate() }
+
+// Day is a local day, counted from 1970-01-01.
+type Day int32
+
+// Day returns the local day of an instant.
+func (s *Setting) Day(at int64) Day {
+	y, m, d := time.UnixMicro(at).In(s.location()).Date()
+	return Day(time.Date(y, m, d, 0, 0, 0, 0, time.UTC).Unix() / 86400)
+}
+
+// Start returns the first instant of a local day, in microseconds, where clocks
+// skip midnight the first after it.
+func (s *Setting) Start(d Day) int64 {
+	y, m, day := time.Unix(int64(d)*86400, 0).UTC().Date()
+	at := time.Date(y, m, day, 0, 0, 0, 0, s.location())
+	for got := s.Day(at.UnixMicro()); got < d; got = s.Day(at.UnixMicro()) {
+		at = at.Add(time.Hour)
+	}
+	return at.UnixMicro()
+}
+
+func (s *Setting) location() *time.Location {
+	if s.Location == nil {
+		return time.UTC
+	}
+	return s.Location
+}
+
+const (
+	second    = int64(1e6)
+	dayMicros = 86400 * second
+)
+
+// days converts microseconds.
+func days(micros int64) float64 { return float64(micros) / float64(dayMicros) }

@@ -1,0 +1,430 @@
+package restock
+
+import "math"
+
+// Kind says what a [Signal] is.
+type Kind uint8
+
+// Kinds of signal.
+const (
+	Raised    Kind = iota + 1 // order now
+	Updated                   // more severe, or another quantity
+	Withdrawn                 // no longer needed
+)
+
+// String returns the kind's name.
+func (k Kind) String() string {
+	switch k {
+	case Raised:
+		return "RAISED"
+	case Updated:
+		return "UPDATED"
+	case Withdrawn:
+		return "WITHDRAWN"
+	}
+	return "UNKNOWN"
+}
+
+// Severity orders signals by urgency.
+type Severity uint8
+
+// Severities.
+const (
+	Low      Severity = iota + 1 // stock is likely to last for a lead time
+	Medium                       // it runs out within a mean lead time with 10 %
+	High                         // with 50 %
+	Critical                     // it is out, or likely to be before the fastest receipt
+)
+
+// String returns the severity's name.
+func (s Severity) String() string {
+	switch s {
+	case Low:
+		return "LOW"
+	case Medium:
+		return "MEDIUM"
+	case High:
+		return "HIGH"
+	case Critical:
+		return "CRITICAL"
+	}
+	return "UNKNOWN"
+}
+
+// Codes of reasons. The first four add up to the reorder point, in units.
+const (
+	ReasonLevel         = "level"                 // demand over lead time and review at the slow expert's rate
+	ReasonTrend         = "trend"                 // what the weighted rate adds to it
+	ReasonDemandSpread  = "demand_variability"    // safety against demand, were the lead time its mean
+	ReasonLeadSpread    = "lead_time_variability" // safety against the lead time
+	ReasonOnHand        = "on_hand"
+	ReasonOnOrder       = "on_order" // in time only
+	ReasonReserved      = "reserved"
+	ReasonOrdered       = "ordered"  // of a withdrawal: a purchase order covered the need
+	ReasonReceived      = "received" // a receipt did
+	ReasonRiskFell      = "risk_fell"
+	ReasonStockAdjusted = "stock_adjusted"
+)
+
+// Reason is one cause in units; of a withdrawal the value is the inventory
+// position.
+type Reason struct {
+	Code  string
+	Value float64
+}
+
+// Signal is what a decision tells the supply chain. Instants are in microseconds.
+type Signal struct {
+	Kind     Kind
+	Severity Severity
+	Cycle    uint32 // (product, Cycle, Revision, Kind) names a signal
+	Revision uint16
+	Due      int64 // the instant of the decision
+
+	OnHand, OnOrder, Reserved, Position int64 // Position counts only what is on order and in time
+
+	Lead         LeadTime
+	LeadP90      float64
+	ServiceLevel float64
+	Risk         float64 // rho
+	WindowDays   float64 // mean lead time and review
+	Demand       Demand  // over the lead time and the review
+	Rate         float64 // units a day, mean of the equal mix
+
+	ReorderPoint int64 // s
+	OrderUpTo    int64 // S
+	Needed       int64 // S less the position
+	Quantity     int64 // to order: Needed after cover, minimum and pack
+
+	StockOut [3]int64 // 10, 50 and 90 %; 0: not within a year
+	Reasons  []Reason
+}
+
+// cause is what a decision follows.
+type cause uint8
+
+const (
+	causeSale cause = iota
+	causeStock
+	causeOrder
+	causeReceipt
+	causeDay
+)
+
+// outlook is what a decision computes first.
+type outlook struct {
+	now      int64
+	ensemble ensemble
+	lead     LeadTime
+	points   [leadPoints]float64
+	demand   Demand
+	position int64
+	inTime   int64 // units on order that count
+	risk     float64
+}
+
+func (p *Product) outlook(now int64, s *Setting) outlook {
+	o := outlook{now: now, ensemble: p.at(0, s), lead: p.LeadTime(s)}
+	o.points = o.lead.points()
+	o.demand = o.ensemble.overLead(o.points, s.Policy.ReviewDays)
+	horizon := now + int64((o.lead.Mean+s.Policy.ReviewDays)*float64(dayMicros))
+	for _, l := range [2]lot{p.oldest, p.others} {
+		if int64(l.due)*second <= horizon {
+			o.inTime += int64(l.left)
+		}
+	}
+	o.position = int64(p.onHand) + o.inTime - int64(p.reserved)
+	o.risk = o.demand.Exceeds(float64(o.position))
+	return o
+}
+
+// Forecast returns the demand over the coming days (0 to 3650) as of an instant,
+// and the mean rate a day. The rate is that of the equal mix of the experts: the
+// weights lean to the median and would bias it.
+func (p *Product) Forecast(now int64, window float64, s *Setting) (d Demand, rate float64) {
+	q := *p
+	q.roll(now, s)
+	e := q.at(0, s)
+	_, rate = e.rate()
+	return e.over(min(max(window, 0), 3650)), rate
+}
+
+// Need is the stock needed at an instant.
+type Need struct {
+	Units      int64  // Q_tau of Demand
+	Demand     Demand // over lead time and review from the instant
+	Lead       LeadTime
+	WindowDays float64 // their mean
+	Reasons    []Reason
+}
+
+// Need returns the stock needed at an instant for a service level (outside (0, 1):
+// the policy's): Q_tau of the demand over lead time and review from then on. Until
+// then the days without news count as days without sales, if the instant lies ahead
+// of the last fact.
+func (p *Product) Need(at int64, tau float64, s *Setting) Need {
+	q := *p
+	q.roll(at, s)
+	if !(tau > 0 && tau < 1) {
+		tau = s.Policy.ServiceLevel
+	}
+	o := q.outlook(at, s)
+	n := Need{Demand: o.demand, Lead: o.lead, WindowDays: o.lead.Mean + s.Policy.ReviewDays}
+	n.Units, n.Reasons = o.need(tau, s)
+	return n
+}
+
+// need returns Q_tau and the four parts that it adds up from.
+func (o *outlook) need(tau float64, s *Setting) (int64, []Reason) {
+	window := o.lead.Mean + s.Policy.ReviewDays
+	units := o.demand.Quantile(tau)
+	level := o.ensemble.levels[experts-1].rate * window
+	fixed := float64(o.ensemble.over(window).Quantile(tau))
+	return units, []Reason{
+		{ReasonLevel, level},
+		{ReasonTrend, o.demand.Mean - level},
+		{ReasonDemandSpread, fixed - o.demand.Mean},
+		{ReasonLeadSpread, float64(units) - fixed},
+	}
+}
+
+// StockOut returns when what is available runs out with probability q, counting
+// what is on order when it is expected, and 0 if that is not within a year or no
+// stock is known.
+func (p *Product) StockOut(now int64, q float64, s *Setting) int64 {
+	if !p.stockKnown {
+		return 0
+	}
+	c := *p
+	c.roll(now, s)
+	o := c.outlook(now, s)
+	return c.stockOut(&o, q)
+}
+
+func (p *Product) stockOut(o *outlook, q float64) int64 {
+	const far = 365.
+	available := int64(p.onHand) - int64(p.reserved)
+	if available <= 0 {
+		return o.now
+	}
+	// P(out within d days) = P(D >= available), for as long as nothing arrives.
+	out := func(d float64) bool {
+		over := o.ensemble.over(d)
+		return over.Exceeds(float64(available-1)) >= q
+	}
+	a, b := o.arrival(p.oldest), o.arrival(p.others)
+	arrivals := [3]struct {
+		in    float64
+		units uint32
+	}{{a, p.oldest.left}, {b, p.others.left}, {far, 0}}
+	if b < a {
+		arrivals[0], arrivals[1] = arrivals[1], arrivals[0]
+	}
+	from := 0.
+	for _, next := range arrivals {
+		to := min(next.in, far)
+		if out(to) {
+			for range 20 {
+				mid := (from + to) / 2
+				if out(mid) {
+					to = mid
+				} else {
+					from = mid
+				}
+			}
+			return o.now + int64(to*float64(dayMicros))
+		}
+		available += int64(next.units)
+		from = to
+	}
+	return 0
+}
+
+// arrival returns the days until a lot is expected.
+func (o *outlook) arrival(l lot) float64 {
+	if l.left == 0 {
+		return 0
+	}
+	if due := int64(l.due) * second; due > o.now {
+		return days(due - o.now)
+	}
+	return o.lead.Remaining(max(0, days(o.now-int64(l.ordered)*second)))
+}
+
+// plan is what a signal proposes.
+type plan struct {
+	stockOut       [3]int64
+	severity       Severity
+	reorder, upTo  int64
+	needed, amount int64
+	reasons        []Reason
+}
+
+func (p *Product) plan(o *outlook, s *Setting) plan {
+	var x plan
+	for i, q := range [3]float64{.1, .5, .9} {
+		x.stockOut[i] = p.stockOut(o, q)
+	}
+	within := func(t int64, d float64) bool { return t != 0 && t < o.now+int64(d*float64(dayMicros)) }
+	switch {
+	case p.onHand-p.reserved <= 0 || within(x.stockOut[1], o.points[0]):
+		x.severity = Critical
+	case within(x.stockOut[1], o.lead.Mean):
+		x.severity = High
+	case within(x.stockOut[0], o.lead.Mean):
+		x.severity = Medium
+	default:
+		x.severity = Low
+	}
+	x.reorder, x.reasons = o.need(s.Policy.ServiceLevel, s)
+	_, rate := o.ensemble.rate()
+	batch := rate * s.Policy.OrderDays
+	if h := s.Policy.HoldingRate * float64(p.price) / 1e6; s.Policy.OrderCost > 0 && h > 0 {
+		batch = math.Sqrt(2 * s.Policy.OrderCost * 365 * rate / h)
+	}
+	x.upTo = x.reorder + units(math.Ceil(max(batch, rate*s.Policy.ReviewDays)))
+	x.needed = max(0, x.upTo-o.position)
+	cover := max(x.reorder, units(math.Ceil(rate*s.Policy.MaxCoverDays)))
+	x.amount = max(min(x.needed, cover-o.position), int64(p.minimum), 1)
+	if pack := int64(p.pack); pack > 1 {
+		x.amount = (x.amount + pack - 1) / pack * pack
+	}
+	return x
+}
+
+// verdict decides without changing anything. The plan is filled in for RAISED and
+// UPDATED.
+func (p *Product) verdict(o *outlook, c cause, s *Setting) (Kind, plan) {
+	trigger := 1 - s.Policy.ServiceLevel
+	if !p.signalled {
+		if o.risk < trigger {
+			return 0, plan{}
+		}
+		return Raised, p.plan(o, s)
+	}
+	if o.risk <= trigger/2 || c == causeReceipt && o.risk < trigger {
+		return Withdrawn, plan{}
+	}
+	x := p.plan(o, s)
+	if x.severity > p.severity || math.Abs(float64(x.amount)-float64(p.quantity)) > .25*float64(p.quantity) {
+		return Updated, x
+	}
+	return 0, plan{}
+}
+
+// decide makes what decision is due at an instant, and tells what came of it.
+func (p *Product) decide(now int64, c cause, s *Setting) (Signal, bool) {
+	if !p.stockKnown {
+		return Signal{}, false
+	}
+	o := p.outlook(now, s)
+	kind, x := p.verdict(&o, c, s)
+	switch kind {
+	case 0:
+		return Signal{}, false
+	case Raised:
+		p.signalled, p.cycle, p.revision = true, p.cycle+1, 0
+		p.severity, p.quantity, p.since = x.severity, uint32(min(x.amount, maxUnits)), seconds(now)
+	case Updated:
+		if p.revision < math.MaxUint16 {
+			p.revision++
+		}
+		p.severity, p.quantity = x.severity, uint32(min(x.amount, maxUnits))
+	}
+	onHand, onOrder, reserved := p.Stock()
+	_, rate := o.ensemble.rate()
+	g := Signal{
+		Kind: kind, Severity: p.severity, Cycle: p.cycle, Revision: p.revision, Due: now,
+		OnHand: onHand, OnOrder: onOrder, Reserved: reserved, Position: o.position,
+		Lead: o.lead, LeadP90: o.lead.Quantile(.9), ServiceLevel: s.Policy.ServiceLevel, Risk: o.risk,
+		WindowDays: o.lead.Mean + s.Policy.ReviewDays, Demand: o.demand, Rate: rate,
+		ReorderPoint: x.reorder, OrderUpTo: x.upTo, Needed: x.needed, Quantity: x.amount, StockOut: x.stockOut,
+	}
+	if kind == Withdrawn {
+		code := ReasonRiskFell
+		switch c {
+		case causeOrder:
+			code = ReasonOrdered
+		case causeReceipt:
+			code = ReasonReceived
+		case causeStock:
+			code = ReasonStockAdjusted
+		}
+		g.ReorderPoint, _ = o.need(s.Policy.ServiceLevel, s)
+		g.Reasons = []Reason{{code, float64(o.position)}}
+		p.signalled, p.severity, p.quantity, p.since = false, 0, 0, 0
+		return g, true
+	}
+	g.Reasons = append(x.reasons, Reason{ReasonOnHand, float64(onHand)})
+	if o.inTime > 0 {
+		g.Reasons = append(g.Reasons, Reason{ReasonOnOrder, float64(o.inTime)})
+	}
+	if reserved > 0 {
+		g.Reasons = append(g.Reasons, Reason{ReasonReserved, float64(reserved)})
+	}
+	return g, true
+}
+
+// Wake closes the days that are over by an instant, and decides.
+func (p *Product) Wake(now int64, s *Setting) (Signal, bool) {
+	if !p.known {
+		return Signal{}, false
+	}
+	p.roll(now, s)
+	return p.decide(now, causeDay, s)
+}
+
+// NextWake returns the first day close that would change a decision if nothing
+// more were sold, and false if none does within the days that are looked ahead:
+// then the product sleeps, and a later fact or question brings it up to date. The
+// instant is the local midnight and an offset in microseconds, of a hash of the
+// product inside an hour, that spreads the work. It is to be asked after every call
+// that changes the product.
+//
+// The day after next and later are tried in doubling steps and then by bisection,
+// with the experts' weights of today.
+func (p *Product) NextWake(now int64, offset int64, s *Setting) (int64, bool) {
+	if !p.known || !p.stockKnown {
+		return 0, false
+	}
+	q := *p
+	today := max(s.Day(now), q.open)
+	q.closeTo(today+1, s)
+	due := func(n int) int64 { return s.Start(today+Day(n)) + offset }
+	changes := func(n int) bool { // the n-th close from now
+		c := q
+		if c.outSince == 0 {
+			c.empty += uint32(n - 1)
+		}
+		o := c.outlook(due(n), s)
+		kind, _ := c.verdict(&o, causeDay, s)
+		return kind != 0
+	}
+	if changes(1) {
+		return max(now, due(1)), true
+	}
+	if !q.signalled {
+		// Without sales the risk falls but for a widening mixture: far below the trigger
+		// nothing comes of it.
+		if o := q.outlook(due(1), s); o.risk < (1-s.Policy.ServiceLevel)/2 {
+			return 0, false
+		}
+	}
+	last := s.Policy.LookAhead
+	low, high := 1, min(2, last)
+	for !changes(high) {
+		if high >= last {
+			return 0, false
+		}
+		low, high = high, min(2*high, last)
+	}
+	for high-low > 1 {
+		mid := (low + high) / 2
+		if changes(mid) {
+			high = mid
+		} else {
+			low = mid
+		}
+	}
+	return max(now, due(high)), true
+}

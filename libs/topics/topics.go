@@ -1,0 +1,61 @@
+package topics
+
+import "time"
+
+// Names of the topics.
+const (
+	Events               = "events.v1"
+	Activity             = "activity.v1"
+	Supply               = "supply.v1"
+	Catalog              = "catalog.v1"
+	RecommendationDeltas = "recommendation.deltas.v1"
+	ChurnAlerts          = "churn.alerts.v1"
+	ChurnState           = "churn.state.v1"
+	RestockSignals       = "restock.signals.v1"
+	RestockState         = "restock.state.v1"
+	DeadLetters          = "dlq.v1"
+	DefaultPartitions    = 16
+	EmbeddedPartitions   = 4
+	LargePartitions      = 64
+	DedupeHorizon        = 7 * 24 * time.Hour // how long a reader remembers outside ids
+	week                 = 7 * 24 * time.Hour
+)
+
+// Topic is one topic of the catalogue.
+type Topic struct {
+	Name    string
+	Key     string   // what the record key names, behind the shop
+	Writers []string // services
+	Readers []string // service.processor
+	Clock   string   // topic whose partitions tell this topic's readers the time; "" where it has none
+	Compact bool
+	Keep    time.Duration // 0 where compacted
+	Outside bool          // leaves the system: CloudEvents with JSON data
+	Summary string
+}
+
+// All is the catalogue, in the order of the flow.
+func All() []Topic {
+	return []Topic{
+		{Name: Events, Key: "device; product for stock and catalogue", Writers: []string{"collector"}, Readers: []string{"profile.devices"}, Clock: Events, Keep: 4 * week, Summary: "What happened: client events, ticks, import and shop marks. The one front door."},
+		{Name: Activity, Key: "profile", Writers: []string{"profile"}, Readers: []string{"recommender.visitors", "churn.customers"}, Clock: Events, Keep: 4 * week, Summary: "What a profile did."},
+		{Name: Supply, Key: "product", Writers: []string{"profile"}, Readers: []string{"restock.products"}, Clock: Events, Keep: 26 * week, Summary: "What happened to a product: sales, stock, purchase orders, receipts."},
+		{Name: Catalog, Key: "product", Writers: []string{"profile"}, Readers: []string{"recommender.index"}, Compact: true, Summary: "Latest name, category, brand and price of each product."},
+		{Name: RecommendationDeltas, Key: "session", Writers: []string{"recommender"}, Readers: []string{"recommender.index"}, Keep: 2 * week, Summary: "A product joined a session: what every replica's index is built from."},
+		{Name: ChurnAlerts, Key: "customer", Writers: []string{"churn"}, Readers: []string{"CRM"}, Keep: 4 * week, Outside: true, Summary: "A customer is about to leave, came back, or must be left alone."},
+		{Name: ChurnState, Key: "customer", Writers: []string{"churn"}, Readers: []string{"CRM"}, Compact: true, Outside: true, Summary: "Latest alert of each customer."},
+		{Name: RestockSignals, Key: "product", Writers: []string{"restock"}, Readers: []string{"supply chain"}, Keep: 26 * week, Outside: true, Summary: "A product is about to run out, or no longer is."},
+		{Name: RestockState, Key: "product", Writers: []string{"restock"}, Readers: []string{"supply chain"}, Compact: true, Outside: true, Summary: "Latest signal of each product."},
+		{Name: DeadLetters, Key: "as the source", Writers: []string{"collector", "profile", "recommender", "churn", "restock"}, Keep: 4 * week, Summary: "What could not be folded, as it came, with the reason."},
+	}
+}
+
+// Lookup finds a topic by name.
+func Lookup(name string) (Topic, bool) {
+	for _, t := range All() {
+		if t.Name == name {
+			return t, true
+		}
+	}
+	return Topic{}, false
+}
