@@ -418,9 +418,10 @@ func (m *Machine) load(r Result) {
 			m.read = m.start
 		}
 	}
-	// A state without a mark: what was published is not known. A fresh
-	// partition without one has published nothing.
-	m.silent = !m.marked && !m.fresh
+	// A state without a mark: what was published is not known. Where nothing
+	// was ever folded (a first claim, or one that died before it committed its
+	// mark), nothing was published.
+	m.silent = !m.marked && !m.fresh && m.fence.Anchor != ""
 	m.mark.ProducerID, m.mark.Epoch = m.producer.ID, m.producer.Epoch
 	m.rest = nil
 	m.op = OpCommitClaim

@@ -1,0 +1,206 @@
+package step_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sillage-io/sillage/libs/stream/record"
+	"github.com/sillage-io/sillage/libs/stream/step"
+)
+
+// seeds is how many random worlds a test lives through.
+func seeds(t *testing.T, n uint64) uint64 {
+	t.Helper()
+	if testing.Short() {
+		return n / 5
+	}
+	return n
+}
+
+// TestStateIsTheFoldOfTheLog kills, rewinds, wipes and loses answers between
+// any two steps: the store must equal an offline fold, and alerts must be those
+// of an undisturbed run of another partition count, fetch cut and tick grid.
+func TestStateIsTheFoldOfTheLog(t *testing.T) {
+	kinds := map[string]int{}
+	for seed := range seeds(t, 150) {
+		f := file(seed, 120)
+		calm := newWorld(3, seed+1000, false)
+		calm.importFile(f, 10, false)
+		calm.settle(t)
+		calm.check(t)
+
+		storm := newWorld(int32(1+seed%4), seed, true)
+		storm.importFile(f, int(seed%13), true)
+		storm.settle(t)
+		storm.check(t)
+		for k, n := range storm.kinds {
+			kinds[k] += n
+		}
+		if diff := cmp.Diff(calm.effects(), storm.effects()); diff != "" {
+			t.Fatalf("seed %d: alerts differ (-calm +storm):\n%s", seed, diff)
+		}
+		for _, name := range []string{"devices", "customers"} {
+			if diff := cmp.Diff(calm.entities(name), storm.entities(name)); diff != "" {
+				t.Fatalf("seed %d: %s differ (-calm +storm):\n%s", seed, name, diff)
+			}
+		}
+		if len(calm.effects()) == 0 {
+			t.Fatalf("seed %d: no alert was ever due: the test shows nothing", seed)
+		}
+		if t.Failed() {
+			t.Fatalf("seed %d failed", seed)
+		}
+	}
+	for _, k := range []string{"kill", "rollback", "wipe", "publish cut", "ambiguous, written", "ambiguous, not written"} {
+		if kinds[k] == 0 {
+			t.Errorf("fault %q never happened", k)
+		}
+	}
+	t.Logf("faults: %v", kinds)
+}
+
+// TestLiveShop is the check that matters, with wall ticks: a customer due to
+// cross at day 100.3, an order effective at 100.6, fetched together, ticks
+// anywhere: raised at 100.3, recovered at 100.6. And an order exactly at its
+// due: nothing raised.
+func TestLiveShop(t *testing.T) {
+	start := int64(1_000_000) * 1000
+	for name, c := range map[string]struct {
+		second int64
+		want   []string
+	}{
+		"order after the crossing": {start + threshold + 3*day/10, []string{
+			fmt.Sprintf("raised/s/u0/%d", (start+threshold)*1000),
+			fmt.Sprintf("recovered/s/u0/%d", (start+threshold+3*day/10)*1000),
+		}},
+		"order exactly at the crossing": {start + threshold, nil},
+		"order before the crossing":     {start + threshold - 1, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for seed := range seeds(t, 40) {
+				w := newWorld(int32(1+seed%3), seed, true)
+				p := w.partitionOf([]byte("s/d0"))
+				w.event(1, p, 0, 0, 0, start, 0, "order")
+				// A repeat of the same message counts once.
+				w.event(1, p, 0, 0, 0, start, 0, "order")
+				// The first tick stands anywhere; from then on at most an hour
+				// apart, or it would be an outage.
+				if seed%2 == 0 {
+					for at := start + threshold - day/48 + int64(seed)*1000; at < c.second; at += day / 48 {
+						for q := range w.n {
+							w.tick(q, at)
+						}
+					}
+				}
+				w.event(2, p, 0, 0, 0, c.second, 0, "order")
+				for at := c.second + 1; seed%2 == 0 && at < c.second+day; at += day / 48 {
+					for q := range w.n {
+						w.tick(q, at)
+					}
+				}
+				for q := range w.n {
+					w.tick(q, c.second+day)
+				}
+				w.settle(t)
+				w.check(t)
+				want := c.want
+				if diff := cmp.Diff(want, w.effects(), cmp.Transformer("empty", func(s []string) []string { return append([]string{}, s...) })); diff != "" {
+					t.Fatalf("seed %d (-want +got):\n%s", seed, diff)
+				}
+			}
+		})
+	}
+}
+
+// TestSlowSourceHoldsTimeBack: a reader's clock is the minimum over its
+// sources; silence of one partition invents nothing.
+func TestSlowSourceHoldsTimeBack(t *testing.T) {
+	start := int64(1_000_000) * 1000
+	w := newWorld(2, 1, false)
+	p := w.partitionOf([]byte("s/d0"))
+	w.event(1, p, 0, 0, 0, start, 0, "order")
+	w.tick(p, start+threshold*2)
+	w.settle(t)
+	if got := w.effects(); len(got) != 0 {
+		t.Fatalf("alerts %v while a source is silent, want none", got)
+	}
+	w.tick(1-p, start+threshold*2)
+	w.settle(t)
+	// The ticks stand 200 days after the first: no outage, for there was no
+	// tick before them.
+	want := []string{fmt.Sprintf("raised/s/u0/%d", (start+threshold)*1000)}
+	if diff := cmp.Diff(want, w.effects()); diff != "" {
+		t.Fatalf("alerts once all sources have spoken (-want +got):\n%s", diff)
+	}
+}
+
+// TestOutageDelaysSilence: what falls due in unobserved time fires at its end.
+func TestOutageDelaysSilence(t *testing.T) {
+	start := int64(1_000_000) * 1000
+	w := newWorld(2, 1, false)
+	p := w.partitionOf([]byte("s/d0"))
+	w.event(1, p, 0, 0, 0, start, 0, "order")
+	for q := range w.n {
+		w.tick(q, start+threshold-day) // the last tick before the outage
+		w.tick(q, start+threshold+5*day)
+		w.tick(q, start+threshold+5*day+2000)
+	}
+	w.settle(t)
+	want := []string{fmt.Sprintf("raised/s/u0/%d", (start+threshold+5*day)*1000)}
+	if diff := cmp.Diff(want, w.effects()); diff != "" {
+		t.Fatalf("alert at the outage's end (-want +got):\n%s", diff)
+	}
+}
+
+// TestPoisonGoesAside: what cannot be folded or decoded is kept with its
+// reason, and the rest proceeds.
+func TestPoisonGoesAside(t *testing.T) {
+	w := newWorld(1, 1, false)
+	w.event(1, 0, 0, 0, 0, 1_000_000_000, 0, "poison")
+	for _, o := range []record.Out{
+		{Topic: "events", Key: []byte("s/d0"), Value: []byte{0xff, 0xff}, Headers: []record.Header{{Key: record.HeaderType, Value: []byte(step.TypeEvent)}}},
+		{Topic: "events", Key: []byte("no shop"), Value: nil, Headers: []record.Header{{Key: record.HeaderType, Value: []byte(step.TypeEvent)}}},
+		{Topic: "events", Value: nil},
+		{Topic: "events", Value: []byte{0xff}, Headers: []record.Header{{Key: record.HeaderType, Value: []byte(step.TypeTick)}}},
+		{Topic: "activity", Key: []byte("s/u1"), Value: nil, Headers: []record.Header{{Key: record.HeaderType, Value: []byte(typeFact)}, {Key: record.HeaderPosition, Value: []byte("nonsense")}}},
+	} {
+		w.append(o)
+	}
+	w.event(2, 0, 0, 0, 0, 1_000_000_000, 0, "order")
+	w.settle(t)
+	w.check(t)
+	reasons := 0
+	for i := range w.topics["dead"][0] {
+		if len(w.topics["dead"][0][i].Header(record.HeaderReason)) > 0 {
+			reasons++
+		}
+	}
+	if reasons != 6 || len(w.topics["dead"][0]) != 6 {
+		t.Errorf("%d dead letters, %d with a reason, want 6", len(w.topics["dead"][0]), reasons)
+	}
+	if got := len(w.topics["activity"][0]); got != 2 { // the stray record and the order
+		t.Errorf("%d activity records, want 2: the order behind the poison counts", got)
+	}
+}
+
+func TestFenceRoundTrip(t *testing.T) {
+	f := step.Fence{LogID: "c:u", FoldVersion: 3, Nonce: "n", Next: 7, Low: 5, Anchor: "a", ProducerID: 9, Epoch: 2, KeyDone: "s/a|b:c", Ordinal: 4, Released: true}
+	got, err := step.ParseFence(f.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(f, got); diff != "" {
+		t.Errorf("fence (-want +got):\n%s", diff)
+	}
+	for _, bad := range []string{"", "a|b", "l|x|n|1|1|a|1:1|:0|0", "l|1|n|1|1|a|1|:0|0", "l|1|n|1|1|a|1:99999|:0|0", "l|1|n|1|1|a|1:1|!:0|0"} {
+		if _, err := step.ParseFence(bad); err == nil {
+			t.Errorf("ParseFence(%q): no error", bad)
+		}
+	}
+	m := step.Mark{LogID: "c:u", ProducerID: 4, Epoch: 1, Offset: 10}
+	if got, err := step.ParseMark(m.String()); err != nil || got != m {
+		t.Errorf("mark: got %v, %v, want %v", got, err, m)
+	}
+}
