@@ -59,3 +59,15 @@ func Lookup(name string) (Topic, bool) {
 	}
 	return Topic{}, false
 }
+
+// Types of the records in the topics (ce_type), beside the control records of
+// libs/stream/step.
+const (
+	TypeActivity = "sillage.activity.v1"
+	TypeMerged   = "sillage.merged.v1"
+	TypeSupply   = "sillage.supply.v1"
+	TypeProduct  = "sillage.product.v1"
+	TypeDelta    = "sillage.delta.v1"
+	TypeAlert    = "sillage.churn.alert.v1"
+	TypeSignal   = "sillage.restock.signal.v1"
+)
