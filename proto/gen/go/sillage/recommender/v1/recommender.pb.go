@@ -92,10 +92,11 @@ type Delta struct {
 	ProductId   string                 `protobuf:"bytes,2,opt,name=product_id,json=productId,proto3" json:"product_id,omitempty"`
 	Kind        v1.Kind                `protobuf:"varint,3,opt,name=kind,proto3,enum=sillage.event.v1.Kind" json:"kind,omitempty"`
 	EventTimeMs int64                  `protobuf:"varint,4,opt,name=event_time_ms,json=eventTimeMs,proto3" json:"event_time_ms,omitempty"`
-	// Oldest first.
+	// The session's earlier events on other products, newest first, one entry a
+	// product with its strongest kind; earlier lines of the same order, too.
 	Previous []*Item `protobuf:"bytes,5,rep,name=previous,proto3" json:"previous,omitempty"`
-	// A basket: products ordered together.
-	Basket        []string `protobuf:"bytes,6,rep,name=basket,proto3" json:"basket,omitempty"`
+	// The session had not had this product with this kind before.
+	First         bool `protobuf:"varint,6,opt,name=first,proto3" json:"first,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -165,11 +166,11 @@ func (x *Delta) GetPrevious() []*Item {
 	return nil
 }
 
-func (x *Delta) GetBasket() []string {
+func (x *Delta) GetFirst() bool {
 	if x != nil {
-		return x.Basket
+		return x.First
 	}
-	return nil
+	return false
 }
 
 // Item is a product a visitor touched.
@@ -693,15 +694,15 @@ var File_sillage_recommender_v1_recommender_proto protoreflect.FileDescriptor
 
 const file_sillage_recommender_v1_recommender_proto_rawDesc = "" +
 	"\n" +
-	"(sillage/recommender/v1/recommender.proto\x12\x16sillage.recommender.v1\x1a\x1csillage/event/v1/event.proto\"\xe2\x01\n" +
+	"(sillage/recommender/v1/recommender.proto\x12\x16sillage.recommender.v1\x1a\x1csillage/event/v1/event.proto\"\xe0\x01\n" +
 	"\x05Delta\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x1d\n" +
 	"\n" +
 	"product_id\x18\x02 \x01(\tR\tproductId\x12*\n" +
 	"\x04kind\x18\x03 \x01(\x0e2\x16.sillage.event.v1.KindR\x04kind\x12\"\n" +
 	"\revent_time_ms\x18\x04 \x01(\x03R\veventTimeMs\x128\n" +
-	"\bprevious\x18\x05 \x03(\v2\x1c.sillage.recommender.v1.ItemR\bprevious\x12\x16\n" +
-	"\x06basket\x18\x06 \x03(\tR\x06basket\"u\n" +
+	"\bprevious\x18\x05 \x03(\v2\x1c.sillage.recommender.v1.ItemR\bprevious\x12\x14\n" +
+	"\x05first\x18\x06 \x01(\bR\x05first\"u\n" +
 	"\x04Item\x12\x1d\n" +
 	"\n" +
 	"product_id\x18\x01 \x01(\tR\tproductId\x12*\n" +

@@ -1,0 +1,70 @@
+package churn
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sillage-io/sillage/libs/domain/churn"
+	"github.com/sillage-io/sillage/libs/state"
+	"github.com/sillage-io/sillage/libs/stream"
+	"github.com/sillage-io/sillage/libs/stream/step"
+	"github.com/sillage-io/sillage/libs/topics"
+)
+
+// Name is the processor's name.
+const Name = "churn.customers"
+
+// ModelVersion names the parameters that decide.
+const ModelVersion = "mbgcnbd-shipped-1"
+
+// Config is the service's configuration.
+type Config struct {
+	IdentitySecret string  `yaml:"identity-secret" usage:"key of the hash that makes profile ids; the same in all services, never changed" secret:"true"`
+	Timezone       string  `yaml:"timezone" usage:"IANA name of the zone whose days the shop lives by"`
+	Threshold      float64 `yaml:"threshold" usage:"probability of no order within the horizon at which an alert is raised, between 0 and 1"`
+	HorizonDays    float64 `yaml:"horizon-days" usage:"days for which the probability is asked"`
+	QuietDays      float64 `yaml:"quiet-days" usage:"days of silence below which nobody is alerted"`
+	Holdout        float64 `yaml:"holdout" usage:"share of alerts that no action may follow, for comparison, 0 to 1"`
+}
+
+// DefaultConfig returns the defaults.
+func DefaultConfig() Config {
+	p := churn.DefaultPolicy()
+	return Config{Timezone: "UTC", Threshold: p.Theta, HorizonDays: p.HorizonDays, QuietDays: p.QuietDays, Holdout: p.Holdout}
+}
+
+// Validate reports all mistakes.
+func (c Config) Validate() error {
+	var errs []error
+	if len(c.IdentitySecret) < 16 {
+		errs = append(errs, errors.New("identity-secret: at least 16 characters"))
+	}
+	if _, err := time.LoadLocation(c.Timezone); err != nil {
+		errs = append(errs, fmt.Errorf("timezone: %w", err))
+	} else {
+		s := c.setting()
+		errs = append(errs, s.Validate())
+	}
+	return errors.Join(errs...)
+}
+
+// setting is what decisions read, without gaps.
+func (c Config) setting() churn.Setting {
+	s := churn.DefaultSetting()
+	s.Policy.Theta, s.Policy.HorizonDays, s.Policy.QuietDays, s.Policy.Holdout = c.Threshold, c.HorizonDays, c.QuietDays, c.Holdout
+	if loc, err := time.LoadLocation(c.Timezone); err == nil {
+		s.Location = loc
+	}
+	return s
+}
+
+// Processor is churn.customers.
+func Processor(cfg Config) stream.Processor {
+	return stream.Processor{
+		Name: Name, Topic: topics.Activity, Layout: state.Buckets, Order: step.InTimeOrder,
+		Types: []string{topics.TypeActivity, topics.TypeMerged}, FoldVersion: 1,
+		Outputs: []string{topics.ChurnAlerts, topics.ChurnState},
+		New:     stream.Of[Customer](NewFold(cfg), Codec{}),
+	}
+}

@@ -1,0 +1,176 @@
+package churn
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/sillage-io/sillage/libs/domain/churn"
+	"github.com/sillage-io/sillage/libs/stream/step"
+	churnv1 "github.com/sillage-io/sillage/proto/gen/go/sillage/churn/v1"
+)
+
+// Codec is how a customer lies in the store.
+type Codec struct{}
+
+const codecVersion = 1
+
+// Append appends the customer's bytes.
+func (Codec) Append(b []byte, c *Customer) []byte {
+	b = append(b, codecVersion)
+	b, _ = c.AppendBinary(b) // never fails
+	b = append(b, c.Standing[:]...)
+	b = binary.AppendUvarint(b, uint64(len(c.Recent)))
+	for _, o := range c.Recent {
+		b = binary.LittleEndian.AppendUint64(b, o.ID)
+		b = binary.AppendUvarint(b, uint64(o.Version))
+		b = binary.AppendVarint(b, o.At)
+		b = binary.AppendVarint(b, o.Known)
+		b = binary.AppendVarint(b, o.Value)
+	}
+	return b
+}
+
+var errCodec = errors.New("not a customer of a known version")
+
+// Unmarshal reads what any version has written.
+func (Codec) Unmarshal(b []byte, c *Customer) error {
+	if len(b) < 1+churn.StateBytes+len(c.Standing) || b[0] != codecVersion {
+		return errCodec
+	}
+	*c = Customer{}
+	if err := c.UnmarshalBinary(b[1 : 1+churn.StateBytes]); err != nil {
+		return err
+	}
+	b = b[1+churn.StateBytes:]
+	b = b[copy(c.Standing[:], b):]
+	n, k := binary.Uvarint(b)
+	if k <= 0 || n > maxRecent+1 {
+		return errCodec
+	}
+	b = b[k:]
+	for range n {
+		var o Order
+		if len(b) < 8 {
+			return errCodec
+		}
+		o.ID, b = binary.LittleEndian.Uint64(b), b[8:]
+		version, k := binary.Uvarint(b)
+		if k <= 0 {
+			return errCodec
+		}
+		o.Version, b = uint32(version), b[k:]
+		for _, v := range []*int64{&o.At, &o.Known, &o.Value} {
+			if *v, k = binary.Varint(b); k <= 0 {
+				return errCodec
+			}
+			b = b[k:]
+		}
+		c.Recent = append(c.Recent, o)
+	}
+	if len(b) > 0 {
+		return errCodec
+	}
+	return nil
+}
+
+// Payload is an alert as it leaves the system: the data of a CloudEvent, JSON.
+type Payload struct {
+	AlertID       string    `json:"alert_id"`
+	Kind          string    `json:"kind"` // raised, recovered, withdrawn
+	Shop          string    `json:"shop"`
+	CustomerID    string    `json:"customer_id"`
+	Episode       uint32    `json:"episode"`
+	DueMS         int64     `json:"due_ms"`
+	ExpiresMS     int64     `json:"expires_ms,omitempty"`
+	Probability   float64   `json:"probability,omitempty"`
+	HorizonDays   uint32    `json:"horizon_days,omitempty"`
+	SilenceDays   float64   `json:"silence_days,omitempty"`
+	UsualGapDays  []float64 `json:"usual_gap_days,omitempty"`
+	Orders        uint32    `json:"orders,omitempty"`
+	ValueAtRisk   float64   `json:"value_at_risk,omitempty"`
+	Currency      string    `json:"currency,omitempty"`
+	Reasons       []Reason  `json:"reasons,omitempty"`
+	Arm           string    `json:"arm,omitempty"`
+	ModelVersion  string    `json:"model_version"`
+	RaisedAlertID string    `json:"raised_alert_id,omitempty"`
+	DaysToReturn  float64   `json:"days_to_return,omitempty"`
+	Historical    bool      `json:"historical,omitempty"`
+}
+
+// Reason is one cause with its numbers and a sentence.
+type Reason struct {
+	Code         string  `json:"code"`
+	Value        float64 `json:"value"`
+	Typical      float64 `json:"typical,omitempty"`
+	Contribution float64 `json:"contribution,omitempty"`
+	Text         string  `json:"text"`
+}
+
+// round cuts what nobody can use, so that payloads are short.
+func round(v float64) float64 { return math.Round(v*1e4) / 1e4 }
+
+func payload(a churn.Alert, key step.Key, historical bool) Payload {
+	p := Payload{
+		Kind: a.Kind.String(), Shop: key.Shop, CustomerID: key.ID, Episode: a.Episode, DueMS: a.Due / 1000,
+		Probability: round(a.Probability), HorizonDays: uint32(a.HorizonDays), SilenceDays: round(a.SilenceDays), Orders: uint32(a.Orders),
+		ValueAtRisk: round(a.ValueAtRisk), Currency: a.Currency, ModelVersion: ModelVersion, DaysToReturn: round(a.DaysToReturn), Historical: historical,
+	}
+	if a.Expires > 0 {
+		p.ExpiresMS = a.Expires / 1000
+	}
+	if a.Arm != 0 {
+		p.Arm = a.Arm.String()
+	}
+	if a.Kind == churn.Raised {
+		for _, g := range a.UsualGapDays {
+			p.UsualGapDays = append(p.UsualGapDays, round(g))
+		}
+	}
+	p.Reasons = reasons(a.Reasons)
+	return p
+}
+
+func reasons(all []churn.Reason) []Reason {
+	var said []Reason
+	for _, r := range all {
+		s := Reason{Code: r.Code, Value: round(r.Value), Typical: round(r.Typical), Contribution: round(r.Contribution)}
+		switch r.Code {
+		case churn.ReasonNewcomer:
+			s.Text = fmt.Sprintf("Of customers with a first order, %.0f %% place none in the horizon.", 100*r.Value)
+		case churn.ReasonOrders:
+			s.Text = fmt.Sprintf("The customer has ordered on %.0f days.", r.Value)
+		case churn.ReasonSilence:
+			s.Text = fmt.Sprintf("Silent for %.0f days; half of the gaps expected of this customer are shorter than %.0f.", r.Value, r.Typical)
+		case churn.ReasonMaxSilence:
+			s.Text = fmt.Sprintf("Silent for %.0f days, which is the most anybody is left alone.", r.Value)
+		}
+		said = append(said, s)
+	}
+	return said
+}
+
+// message is the payload as the gRPC interface says it.
+func message(data []byte) (*churnv1.Alert, error) {
+	var p Payload
+	if err := json.Unmarshal(data, &p); err != nil {
+		return nil, fmt.Errorf("decode an alert: %w", err)
+	}
+	kind := map[string]churnv1.Alert_Kind{"raised": churnv1.Alert_KIND_RAISED, "recovered": churnv1.Alert_KIND_RECOVERED, "withdrawn": churnv1.Alert_KIND_WITHDRAWN}[p.Kind]
+	return &churnv1.Alert{
+		AlertId: p.AlertID, Kind: kind, Shop: p.Shop, CustomerId: p.CustomerID, Episode: p.Episode, DueMs: p.DueMS, ExpiresMs: p.ExpiresMS,
+		Probability: p.Probability, HorizonDays: p.HorizonDays, SilenceDays: p.SilenceDays, UsualGapDays: p.UsualGapDays, Orders: p.Orders,
+		ValueAtRisk: p.ValueAtRisk, Currency: p.Currency, Reasons: wire(p.Reasons), Arm: p.Arm, ModelVersion: p.ModelVersion,
+		RaisedAlertId: p.RaisedAlertID, DaysToReturn: p.DaysToReturn, Historical: p.Historical,
+	}, nil
+}
+
+func wire(all []Reason) []*churnv1.Reason {
+	var said []*churnv1.Reason
+	for _, r := range all {
+		said = append(said, &churnv1.Reason{Code: r.Code, Value: r.Value, Typical: r.Typical, Contribution: r.Contribution, Text: r.Text})
+	}
+	return said
+}

@@ -1,0 +1,166 @@
+package restock
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strconv"
+
+	"github.com/cespare/xxhash/v2"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sillage-io/sillage/libs/domain/restock"
+	"github.com/sillage-io/sillage/libs/stream/step"
+	"github.com/sillage-io/sillage/libs/topics"
+	eventv1 "github.com/sillage-io/sillage/proto/gen/go/sillage/event/v1"
+	profilev1 "github.com/sillage-io/sillage/proto/gen/go/sillage/profile/v1"
+)
+
+// Product is what is remembered of a product.
+type Product struct {
+	restock.Product
+	Name     string
+	Standing [16]byte // id of the last signal; zero where there was none
+	Recent   []Seen   // oldest first
+}
+
+// Seen is an order line that was folded.
+type Seen struct {
+	ID    uint64
+	Known int64 // when it counted, minutes since 1970
+}
+
+const (
+	rememberFor = 7 * 24 * 60 // minutes
+	maxRecent   = 128
+	minute      = 60 * 1_000_000
+	hour        = 3600 * 1_000_000
+	day         = 24 * hour
+)
+
+// Fold folds what happens to products.
+type Fold struct{ setting restock.Setting }
+
+// NewFold returns the fold of restock.products.
+func NewFold(cfg Config) Fold { return Fold{setting: cfg.setting()} }
+
+// with is the setting with what was not observed.
+func (f Fold) with(unobserved []step.Interval) *restock.Setting {
+	s := f.setting
+	if len(unobserved) > 0 {
+		s.Observed = func(from, to int64) int64 { return step.Observed(unobserved, from, to) }
+	}
+	return &s
+}
+
+// Record folds one fact.
+func (f Fold) Record(p *Product, fact step.Fact, now step.Instant, out *step.Effects) error {
+	var v profilev1.Supply
+	if err := proto.Unmarshal(fact.Value, &v); err != nil {
+		return fmt.Errorf("decode supply: %w", err)
+	}
+	s, at := f.with(out.Unobserved()), int64(now)
+	if v.Name != "" {
+		p.Name = v.Name
+	}
+	units := v.Units
+	var signal restock.Signal
+	var said bool
+	switch v.Kind {
+	case eventv1.Kind_KIND_ORDER_COMPLETED, eventv1.Kind_KIND_ORDER_REFUNDED, eventv1.Kind_KIND_ORDER_CANCELLED:
+		if units < 0 {
+			units = -units
+		}
+		if units == 0 || p.again(&v, at/minute) {
+			break
+		}
+		switch v.Kind {
+		case eventv1.Kind_KIND_ORDER_COMPLETED:
+			signal, said = p.Sale(at, units, max(v.Price.GetMicros(), 0), s)
+		case eventv1.Kind_KIND_ORDER_REFUNDED:
+			signal, said = p.Return(at, units, s)
+		default:
+			signal, said = p.Cancel(at, units, s)
+		}
+	case eventv1.Kind_KIND_STOCK_LEVEL:
+		signal, said = p.StockLevel(at, units, s)
+	case eventv1.Kind_KIND_STOCK_ADJUSTED:
+		signal, said = p.StockAdjust(at, units, s)
+	case eventv1.Kind_KIND_PURCHASE_ORDERED:
+		if v.PackSize > 0 || v.MinimumOrder > 0 {
+			signal, said = p.Terms(at, v.PackSize, v.MinimumOrder, s)
+			f.say(p, signal, said, out)
+		}
+		signal, said = p.PurchaseOrder(at, units, v.DueMs*1000, s)
+	case eventv1.Kind_KIND_GOODS_RECEIVED:
+		signal, said = p.Receipt(at, units, 0, s)
+	case eventv1.Kind_KIND_CATALOG_CHANGED: // the name is all of it
+	default:
+		return fmt.Errorf("supply of kind %s", v.Kind)
+	}
+	f.say(p, signal, said, out)
+	f.sleep(p, now, s, out)
+	return nil
+}
+
+// Wake closes days and decides.
+func (f Fold) Wake(p *Product, _ step.Key, now step.Instant, out *step.Effects) {
+	s := f.with(out.Unobserved())
+	signal, said := p.Wake(int64(now), s)
+	f.say(p, signal, said, out)
+	f.sleep(p, now, s, out)
+}
+
+// sleep asks when to look again: at a midnight, spread over an hour.
+func (f Fold) sleep(p *Product, now step.Instant, s *restock.Setting, out *step.Effects) {
+	offset := int64(xxhash.Sum64String(out.Key().String()) % hour)
+	if at, ok := p.NextWake(int64(now), offset, s); ok {
+		out.WakeAt(step.Instant(at))
+		return
+	}
+	out.Sleep()
+}
+
+// again notes an order line, and tells whether it was folded before.
+func (p *Product) again(v *profilev1.Supply, now int64) bool {
+	for len(p.Recent) > 0 && (p.Recent[0].Known < now-rememberFor || len(p.Recent) >= maxRecent) {
+		p.Recent = p.Recent[1:]
+	}
+	id := xxhash.Sum64String(v.OrderId + "|" + strconv.Itoa(int(v.Line)) + "|" + strconv.Itoa(int(v.Version)) + "|" + v.Kind.String())
+	for i := range p.Recent {
+		if p.Recent[i].ID == id {
+			return true
+		}
+	}
+	p.Recent = append(p.Recent[:len(p.Recent):len(p.Recent)], Seen{ID: id, Known: now})
+	return false
+}
+
+// say publishes a signal.
+func (f Fold) say(p *Product, s restock.Signal, said bool, out *step.Effects) {
+	if !said {
+		return
+	}
+	key := out.Key()
+	v := payload(s, key, p.Name, out.Historical())
+	if s.Kind != restock.Raised && p.Standing != ([16]byte{}) {
+		v.SupersededSignalID = hex.EncodeToString(p.Standing[:])
+	}
+	p.Standing = signalID(key, s.Cycle, s.Revision, v.Kind)
+	v.SignalID = hex.EncodeToString(p.Standing[:])
+	value, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("marshal a signal: %v", err)) // only for infinite numbers
+	}
+	for _, topic := range []string{topics.RestockSignals, topics.RestockState} {
+		out.Publish(step.Message{Topic: topic, Key: key.ID, Type: topics.TypeSignal, ID: v.SignalID, Subject: key.ID, EventTime: s.Due / 1000, Value: value, JSON: true})
+	}
+}
+
+// signalID says what happened to which product, in which cycle.
+func signalID(key step.Key, cycle uint32, revision uint16, kind string) (id [16]byte) {
+	sum := sha256.Sum256([]byte("restock signal|" + key.String() + "|" + strconv.Itoa(int(cycle)) + "|" + strconv.Itoa(int(revision)) + "|" + kind))
+	copy(id[:], sum[:])
+	return id
+}

@@ -1,0 +1,64 @@
+package restock
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sillage-io/sillage/libs/domain/restock"
+	"github.com/sillage-io/sillage/libs/state"
+	"github.com/sillage-io/sillage/libs/stream"
+	"github.com/sillage-io/sillage/libs/stream/step"
+	"github.com/sillage-io/sillage/libs/topics"
+)
+
+// Name is the processor's name.
+const Name = "restock.products"
+
+// ModelVersion names the model that decides.
+const ModelVersion = "gamma-poisson-1"
+
+// Config is the service's configuration.
+type Config struct {
+	Timezone     string  `yaml:"timezone" usage:"IANA name of the zone whose days the shop lives by"`
+	ServiceLevel float64 `yaml:"service-level" usage:"share of order cycles without a stock-out, between 0.5 and 1"`
+	ReviewDays   float64 `yaml:"review-days" usage:"days between two chances to order"`
+	OrderDays    float64 `yaml:"order-days" usage:"days of demand that one order is to bring"`
+	LeadDays     float64 `yaml:"lead-days" usage:"days from order to receipt, believed until receipts are seen"`
+	LeadCV       float64 `yaml:"lead-cv" usage:"coefficient of variation of the lead time, believed until receipts are seen"`
+}
+
+// DefaultConfig returns the defaults.
+func DefaultConfig() Config {
+	p := restock.DefaultPolicy()
+	return Config{Timezone: "UTC", ServiceLevel: p.ServiceLevel, ReviewDays: p.ReviewDays, OrderDays: p.OrderDays, LeadDays: p.LeadDays, LeadCV: p.LeadCV}
+}
+
+// Validate reports all mistakes.
+func (c Config) Validate() error {
+	if _, err := time.LoadLocation(c.Timezone); err != nil {
+		return errors.Join(fmt.Errorf("timezone: %w", err))
+	}
+	s := c.setting()
+	return s.Validate()
+}
+
+// setting is what decisions read, without gaps.
+func (c Config) setting() restock.Setting {
+	s := restock.DefaultSetting()
+	s.Policy.ServiceLevel, s.Policy.ReviewDays, s.Policy.OrderDays, s.Policy.LeadDays, s.Policy.LeadCV = c.ServiceLevel, c.ReviewDays, c.OrderDays, c.LeadDays, c.LeadCV
+	if loc, err := time.LoadLocation(c.Timezone); err == nil {
+		s.Location = loc
+	}
+	return s
+}
+
+// Processor is restock.products.
+func Processor(cfg Config) stream.Processor {
+	return stream.Processor{
+		Name: Name, Topic: topics.Supply, Layout: state.Buckets, Order: step.InTimeOrder,
+		Types: []string{topics.TypeSupply}, FoldVersion: 1,
+		Outputs: []string{topics.RestockSignals, topics.RestockState},
+		New:     stream.Of[Product](NewFold(cfg), Codec{}),
+	}
+}
