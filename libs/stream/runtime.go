@@ -162,7 +162,11 @@ func (r *Runtime) work(ctx context.Context, p Processor, partition int32, partit
 		if c.Attempt > 0 && !sleep(ctx, drain, backoff(c.Attempt)) {
 			return
 		}
-		d.m.Done(d.do(ctx, drain, c))
+		res := d.do(ctx, drain, c)
+		d.m.Done(res)
+		if c.Op == step.OpRelease && res.Outcome == step.Applied && r.bases != nil {
+			d.last(c.Write.Target)
+		}
 	}
 }
 
@@ -334,6 +338,18 @@ func (d *driver) base(now time.Time, next int64) {
 		d.w.info.BaseNext, d.w.info.BaseAt = next, now
 		d.w.mu.Unlock()
 	})
+}
+
+// last takes the base of a partition that was left cleanly: the next start goes
+// on from here.
+func (d *driver) last(fence string) {
+	d.saving.Wait()
+	next, _, _ := d.m.Offsets()
+	snapshot, mark := d.m.Snapshot()
+	snapshot.Fence = fence
+	if err := d.r.bases.Save(d.tag, next, snapshot, mark.String()); err != nil {
+		d.log.Error("base not taken", slog.Any("err", err))
+	}
 }
 
 func (d *driver) report(state string, reason error) {

@@ -6,10 +6,15 @@ import (
 	"time"
 
 	"github.com/sillage-io/sillage/libs/domain/churn"
+	"google.golang.org/grpc"
+
+	"github.com/sillage-io/sillage/libs/service"
 	"github.com/sillage-io/sillage/libs/state"
 	"github.com/sillage-io/sillage/libs/stream"
 	"github.com/sillage-io/sillage/libs/stream/step"
 	"github.com/sillage-io/sillage/libs/topics"
+	churnv1 "github.com/sillage-io/sillage/proto/gen/go/sillage/churn/v1"
+	"github.com/sillage-io/sillage/services/internal/host"
 )
 
 // Name is the processor's name.
@@ -66,5 +71,15 @@ func Processor(cfg Config) stream.Processor {
 		Types: []string{topics.TypeActivity, topics.TypeMerged}, FoldVersion: 1,
 		Outputs: []string{topics.ChurnAlerts, topics.ChurnState},
 		New:     stream.Of[Customer](NewFold(cfg), Codec{}),
+	}
+}
+
+// Part is the service as a part of a process.
+func Part(h *host.Host, cfg Config) host.Part {
+	p := Processor(cfg)
+	server := NewServer(cfg, Deps{Lookup: h.LookupOne(p), Clock: h.Clock(p), Watch: h.Watch})
+	return host.Part{
+		Processors: []stream.Processor{p}, Components: []service.Component{h.Component(p)},
+		Register: func(s *grpc.Server) { churnv1.RegisterChurnServiceServer(s, server) },
 	}
 }

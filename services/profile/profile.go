@@ -4,10 +4,15 @@ import (
 	"errors"
 	"time"
 
+	"google.golang.org/grpc"
+
+	"github.com/sillage-io/sillage/libs/service"
 	"github.com/sillage-io/sillage/libs/state"
 	"github.com/sillage-io/sillage/libs/stream"
 	"github.com/sillage-io/sillage/libs/stream/step"
 	"github.com/sillage-io/sillage/libs/topics"
+	profilev1 "github.com/sillage-io/sillage/proto/gen/go/sillage/profile/v1"
+	"github.com/sillage-io/sillage/services/internal/host"
 )
 
 // Name is the processor's name.
@@ -41,5 +46,15 @@ func Processor(cfg Config) stream.Processor {
 		PassTo: []string{topics.Activity, topics.Supply}, Types: []string{step.TypeEvent}, FoldVersion: 1,
 		Outputs: []string{topics.Activity, topics.Supply, topics.Catalog},
 		New:     stream.Of[Device](NewFold(cfg), Codec{}),
+	}
+}
+
+// Part is the service as a part of a process.
+func Part(h *host.Host, cfg Config) host.Part {
+	p := Processor(cfg)
+	server := NewServer(Deps{Secret: []byte(cfg.IdentitySecret), Lookup: h.LookupOne(p)})
+	return host.Part{
+		Processors: []stream.Processor{p}, Components: []service.Component{h.Component(p)},
+		Register: func(s *grpc.Server) { profilev1.RegisterProfileServiceServer(s, server) },
 	}
 }

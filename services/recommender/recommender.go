@@ -1,15 +1,26 @@
 package recommender
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/sillage-io/sillage/libs/domain/recommend"
+	"github.com/sillage-io/sillage/libs/service"
 	"github.com/sillage-io/sillage/libs/state"
 	"github.com/sillage-io/sillage/libs/stream"
 	"github.com/sillage-io/sillage/libs/stream/step"
 	"github.com/sillage-io/sillage/libs/topics"
+	recommenderv1 "github.com/sillage-io/sillage/proto/gen/go/sillage/recommender/v1"
+	"github.com/sillage-io/sillage/services/internal/host"
 )
 
 // Name is the processor's name.
@@ -64,4 +75,84 @@ func Processor(_ Config) stream.Processor {
 		Outputs: []string{topics.RecommendationDeltas},
 		New:     stream.Of[Visitor](Fold{}, Codec{}),
 	}
+}
+
+// Part is the service as a part of a process. The index is read from its
+// snapshot, where there is one, and then from the topics.
+func Part(h *host.Host, cfg Config) host.Part {
+	p := Processor(cfg)
+	index := NewIndex(cfg)
+	view := stream.NewView(h.Client, h.Log, stream.FromStart, index.Apply, topics.RecommendationDeltas, topics.Catalog)
+	server := NewServer(cfg, index, Deps{Lookup: h.Lookup(p), Lag: view.Lag, Now: time.Now})
+	var caught atomic.Bool
+	return host.Part{
+		Processors: []stream.Processor{p},
+		Components: []service.Component{h.Component(p), {
+			Name: Name + ".index",
+			Run:  func(ctx context.Context) error { return follow(ctx, h, index, view) },
+			Ready: func(context.Context) error {
+				// Ready once the index has been up to date: an hour of deltas
+				// behind would answer badly, a second is nothing.
+				if lag := view.Lag(); !caught.Load() && (lag < 0 || lag > 1000) {
+					return fmt.Errorf("index is %d records behind", lag)
+				}
+				caught.Store(true)
+				return nil
+			},
+		}},
+		Register: func(s *grpc.Server) { recommenderv1.RegisterRecommenderServiceServer(s, server) },
+	}
+}
+
+// follow reads the topics into the index until ctx ends, with a snapshot now
+// and then.
+func follow(ctx context.Context, h *host.Host, index *Index, view *stream.View) error {
+	logIDs := map[string]string{}
+	for _, topic := range []string{topics.RecommendationDeltas, topics.Catalog} {
+		id, err := h.Client.LogID(ctx, topic)
+		if err != nil {
+			return err
+		}
+		logIDs[topic] = id
+	}
+	file := ""
+	if h.Dir != "" {
+		file = filepath.Join(h.Dir, "recommender.index")
+		if f, err := os.Open(file); err == nil {
+			next, err := index.Restore(f, logIDs)
+			f.Close()
+			if err != nil {
+				h.Log.Warn("index is built from the log", slog.Any("err", err))
+			} else {
+				view.Seek(next)
+			}
+		}
+	}
+	save := func() {
+		if file == "" {
+			return
+		}
+		view.Frozen(func(next map[stream.Place]int64) {
+			if err := index.Save(file, next, logIDs); err != nil {
+				h.Log.Error("index not saved", slog.Any("err", err))
+			}
+		})
+	}
+	var saving sync.WaitGroup
+	saving.Go(func() {
+		t := time.NewTicker(snapshotEvery)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+				save()
+			}
+		}
+	})
+	err := view.Run(ctx)
+	saving.Wait()
+	save()
+	return err
 }

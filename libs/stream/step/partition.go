@@ -95,6 +95,7 @@ type ImportCount struct {
 	Lines      int64 `json:"lines"`
 	Duplicates int64 `json:"duplicates"`
 	Dead       int64 `json:"dead"`
+	DeadLines  int64 `json:"dead_lines,omitempty"`
 	Ended      bool  `json:"ended"`
 	Line       int64 `json:"line"` // of the last mark
 }
@@ -570,6 +571,7 @@ func (p *Partition[S]) client(r *record.Record, h header) error {
 		p.stamp(r, h, &e)
 		if p.meta.Counts.Dead > before {
 			count.Dead++
+			count.DeadLines += int64(i.Lines)
 		} else {
 			count.Folded++
 			count.Lines += int64(i.Lines)
@@ -1134,28 +1136,45 @@ func (p *Partition[S]) Logs() []LogAppend {
 // Status tells how the partition stands. It reads the partition's memory: the
 // owner calls it between two steps.
 func (p *Partition[S]) Status() PartitionStatus {
+	st := p.meta.status()
+	st.Entities, st.Waiting = len(p.entities), p.waits
+	return st
+}
+
+// StatusOf reads, from a partition's own state as the store keeps it (the
+// entity called MetaKey), how the partition stands; what only its owner knows
+// is left out.
+func StatusOf(data []byte, cfg Config) (PartitionStatus, error) {
+	var m meta
+	if err := json.Unmarshal(data, &m); err != nil {
+		return PartitionStatus{}, fmt.Errorf("read the partition's own state: %w", err)
+	}
+	m.init()
+	m.sources, m.own, m.single = cfg.Sources, cfg.Partition, cfg.Client
+	return m.status(), nil
+}
+
+func (m *meta) status() PartitionStatus {
 	st := PartitionStatus{
-		Counts: p.meta.Counts, Entities: len(p.entities), Waiting: p.waits,
-		Shops: map[string]ShopStatus{}, Imports: map[string]ImportCount{}, Incomplete: p.meta.IncompleteSince,
+		Counts: m.Counts, Shops: map[string]ShopStatus{}, Imports: map[string]ImportCount{}, Incomplete: m.IncompleteSince,
 	}
-	for name, shop := range p.meta.Shops {
-		s := ShopStatus{Mode: shop.mode(), Clock: max(shop.Clock, 0), HeldBy: p.heldBy(shop), Sources: len(shop.Sources)}
-		st.Shops[name] = s
+	for name, shop := range m.Shops {
+		st.Shops[name] = ShopStatus{Mode: shop.mode(), Clock: max(shop.Clock, 0), HeldBy: m.heldBy(shop), Sources: len(shop.Sources)}
 	}
-	for name, c := range p.meta.Imports {
+	for name, c := range m.Imports {
 		st.Imports[name] = *c
 	}
 	return st
 }
 
 // heldBy is the source whose clock is lowest.
-func (p *Partition[S]) heldBy(shop *shopState) int32 {
-	if p.cfg.Client {
-		return p.cfg.Partition
+func (m *meta) heldBy(shop *shopState) int32 {
+	if m.single {
+		return m.own
 	}
 	held, least := int32(0), Instant(1<<62)
-	for i := range int32(p.cfg.Sources) {
-		at, heard := p.meta.Wall[i]
+	for i := range int32(m.sources) {
+		at, heard := m.Wall[i]
 		if !heard {
 			at = never
 		}
