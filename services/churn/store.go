@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/sillage-io/sillage/libs/domain/churn"
 	"github.com/sillage-io/sillage/libs/stream/step"
@@ -114,7 +115,7 @@ func round(v float64) float64 { return math.Round(v*1e4) / 1e4 }
 
 func payload(a churn.Alert, key step.Key, historical bool) Payload {
 	p := Payload{
-		Kind: a.Kind.String(), Shop: key.Shop, CustomerID: key.ID, Episode: a.Episode, DueMS: a.Due / 1000,
+		Kind: strings.ToLower(a.Kind.String()), Shop: key.Shop, CustomerID: key.ID, Episode: a.Episode, DueMS: a.Due / 1000,
 		Probability: round(a.Probability), HorizonDays: uint32(a.HorizonDays), SilenceDays: round(a.SilenceDays), Orders: uint32(a.Orders),
 		ValueAtRisk: round(a.ValueAtRisk), Currency: a.Currency, ModelVersion: ModelVersion, DaysToReturn: round(a.DaysToReturn), Historical: historical,
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/sillage-io/sillage/libs/domain/restock"
 	"github.com/sillage-io/sillage/libs/stream/step"
@@ -123,7 +124,7 @@ func demand(d restock.Demand, days float64) Demand {
 
 func payload(s restock.Signal, key step.Key, name string, historical bool) Payload {
 	p := Payload{
-		Kind: s.Kind.String(), Severity: s.Severity.String(), Shop: key.Shop, ProductID: key.ID, ProductName: name, Cycle: s.Cycle, Revision: uint32(s.Revision),
+		Kind: strings.ToLower(s.Kind.String()), Severity: strings.ToLower(s.Severity.String()), Shop: key.Shop, ProductID: key.ID, ProductName: name, Cycle: s.Cycle, Revision: uint32(s.Revision),
 		DueMS: s.Due / 1000, OnHand: s.OnHand, OnOrder: s.OnOrder, InventoryPosition: s.Position,
 		LeadTimeDays: round(s.Lead.Mean), LeadTimeP90Days: round(s.LeadP90), Risk: round(s.Risk), ServiceLevel: s.ServiceLevel,
 		Demand: demand(s.Demand, s.WindowDays), ReorderPoint: s.ReorderPoint, OrderUpTo: s.OrderUpTo, OrderQuantity: s.Quantity,
