@@ -185,6 +185,9 @@ func checkImportID(id string) error {
 // mark is a mark in every partition, and what it makes of the shop.
 func (c *Collector) mark(req *ImportRequest, it *ImportItem, shop *Shop) ([]record.Out, error) {
 	m := &eventv1.ImportMark{Shop: req.Shop, ImportId: req.ImportID, TimeUs: it.TimeUS, Sequence: it.Ordinal, Line: it.Line}
+	if it.TimeUS > c.deps.Now().Add(ahead).UnixMicro() {
+		return nil, fmt.Errorf("mark %q is dated ahead of now", it.Mark)
+	}
 	mine := shop.ImportID == req.ImportID
 	switch it.Mark {
 	case "begun":
@@ -227,6 +230,9 @@ func (c *Collector) importedEvent(req *ImportRequest, it *ImportItem, key Key) (
 	e := &eventv1.Event{
 		Shop: req.Shop, KeyId: key.ID, KeyKind: eventv1.KeyKind_KEY_KIND_SECRET,
 		Import: &eventv1.Import{ImportId: req.ImportID, Sequence: it.Ordinal, NotBeforeUs: it.NotBeforeUS, Line: it.Line, Lines: it.Lines},
+	}
+	if it.NotBeforeUS > c.deps.Now().Add(ahead).UnixMicro() {
+		return record.Out{}, errors.New("timestamp: dated ahead of now")
 	}
 	if call.Timestamp == "" {
 		return record.Out{}, errors.New("timestamp: missing")

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -32,6 +33,7 @@ import (
 	"github.com/sillage-io/sillage/services/churn"
 	"github.com/sillage-io/sillage/services/collector"
 	"github.com/sillage-io/sillage/services/internal/host"
+	"github.com/sillage-io/sillage/services/internal/simulator"
 	"github.com/sillage-io/sillage/services/profile"
 	"github.com/sillage-io/sillage/services/recommender"
 	"github.com/sillage-io/sillage/services/restock"
@@ -42,6 +44,9 @@ type upConfig struct {
 	DataDir    string   `yaml:"data-dir" usage:"directory of everything that is kept"`
 	Partitions int      `yaml:"partitions" usage:"partitions of the topics, chosen at the first start for good; 0: 4 embedded, 16 on a real broker"`
 	Fsync      bool     `yaml:"fsync" usage:"embedded: acknowledge only what is on disk"`
+	Demo       bool     `yaml:"demo" usage:"let a simulated shop live: its past at the first start, then visits"`
+	DemoSeed   int64    `yaml:"demo-seed" usage:"seed of the simulated shop"`
+	DemoRate   float64  `yaml:"demo-rate" usage:"events a second of the simulated shop"`
 	DiskLimit  int64    `yaml:"disk-limit" usage:"embedded: mebibytes that the data directory may take before events are refused with 503; 0: no limit"`
 	Kafka      []string `yaml:"kafka" usage:"host:port of real Kafka brokers, in place of the embedded one; needs --redis"`
 	Redis      []string `yaml:"redis" usage:"host:port of a real Redis or Valkey, in place of the embedded one; needs --kafka"`
@@ -65,7 +70,7 @@ type upConfig struct {
 
 func defaultUp() upConfig {
 	return upConfig{
-		DataDir: ".run", DiskLimit: 0,
+		DataDir: ".run", DemoSeed: 1, DemoRate: simulator.DefaultConfig().EventsPerSecond,
 		HTTP: web.Config{Listen: "127.0.0.1:8080"}, Admin: web.Config{Listen: "127.0.0.1:8081"}, GRPC: rpc.Config{Listen: "127.0.0.1:8082"},
 		EmbeddedKafka: "127.0.0.1:19092", EmbeddedRedis: "127.0.0.1:16379",
 		Timezone: "UTC", Threshold: churn.DefaultConfig().Threshold, ServiceLevel: restock.DefaultConfig().ServiceLevel,
@@ -81,6 +86,9 @@ func (c upConfig) Validate() error {
 	}
 	if c.Partitions < 0 || c.Partitions > 1024 {
 		errs = append(errs, fmt.Errorf("partitions: %d is not between 1 and 1024", c.Partitions))
+	}
+	if c.DemoRate <= 0 || c.DemoRate > 10_000 {
+		errs = append(errs, fmt.Errorf("demo-rate: %g is not between 0 and 10000", c.DemoRate))
 	}
 	if c.DiskLimit < 0 {
 		errs = append(errs, fmt.Errorf("disk-limit: %d is below 0", c.DiskLimit))
@@ -191,7 +199,7 @@ func up(ctx context.Context, cfg upConfig, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := firstKeys(cfg.keysFile()); err != nil {
+	if err := firstKeys(cfg.keysFile(), cfg.Demo); err != nil {
 		return err
 	}
 	h, err := host.Open(ctx, cfg.Broker, cfg.Store, bases, partitions, tel.Log)
@@ -277,17 +285,36 @@ func identitySecret(cfg upConfig) (string, error) {
 
 func (c upConfig) keysFile() string { return filepath.Join(c.DataDir, "keys.yaml") }
 
-// firstKeys makes an admin key where there are no keys.
-func firstKeys(file string) error {
+// Keys of the simulated shop. They are no secrets: the shop is none.
+const (
+	demoShop   = "demo"
+	demoPublic = "pk_demo_not_secret"
+	demoSecret = "sk_demo_not_secret"
+)
+
+// firstKeys makes an admin key where there are no keys, and those of the
+// simulated shop where it is asked for.
+func firstKeys(file string, demo bool) error {
 	keys, err := collector.ReadKeys(file)
-	if err != nil || len(keys) > 0 {
-		return err
-	}
-	admin, err := collector.NewKey(collector.Admin, "")
 	if err != nil {
 		return err
 	}
-	return collector.WriteKeys(file, []collector.Key{admin})
+	before := len(keys)
+	if before == 0 {
+		admin, err := collector.NewKey(collector.Admin, "")
+		if err != nil {
+			return err
+		}
+		keys = append(keys, admin)
+	}
+	if demo && !slices.ContainsFunc(keys, func(k collector.Key) bool { return k.Shop == demoShop }) {
+		keys = append(keys, collector.Key{ID: "demo-public", Key: demoPublic, Kind: collector.Public, Shop: demoShop},
+			collector.Key{ID: "demo-secret", Key: demoSecret, Kind: collector.Secret, Shop: demoShop})
+	}
+	if len(keys) == before {
+		return nil
+	}
+	return collector.WriteKeys(file, keys)
 }
 
 // upper is the running all-in-one process.
@@ -322,6 +349,7 @@ func (u *upper) run(ctx context.Context, tel *telemetry.Telemetry, parts []host.
 	}
 	admin := web.Admin(u.group.Check, tel.Metrics)
 	admin.HandleFunc("GET /status", u.serveStatus)
+	admin.HandleFunc("GET /{$}", servePage)
 	adminServer, err := web.Listen("admin", "admin.listen", u.cfg.Admin, admin, u.log)
 	if err != nil {
 		return err
@@ -330,6 +358,8 @@ func (u *upper) run(ctx context.Context, tel *telemetry.Telemetry, parts []host.
 	if err != nil {
 		return err
 	}
+	watched := newPage(u.host, grpcServer.Addr())
+	admin.HandleFunc("GET /page/state", u.servePageState(watched))
 	httpServer, err := web.Listen("collector", "http.listen", u.cfg.HTTP, u.collector.Handler(), u.log)
 	if err != nil {
 		return err
@@ -343,11 +373,26 @@ func (u *upper) run(ctx context.Context, tel *telemetry.Telemetry, parts []host.
 		components = append(components, service.Component{Name: "disk", Run: u.watchDisk})
 	}
 	components = append(components, grpcServer.Component(),
-		service.Component{Name: "ticks", Run: u.collector.Run}, httpServer.Component())
+		service.Component{Name: "ticks", Run: u.collector.Run}, httpServer.Component(), service.Component{Name: "page", Run: watched.run})
+	if u.cfg.Demo {
+		components = append(components, service.Component{Name: "demo", Run: func(ctx context.Context) error { return u.demo(ctx, httpServer.URL()) }})
+	}
 	return u.group.Run(ctx, func() {
-		fmt.Fprintf(stdout, "ready collector=%s admin=%s grpc=%s kafka=%s redis=%s data=%s\n",
+		fmt.Fprintf(stdout, "ready collector=%s page=%s grpc=%s kafka=%s redis=%s data=%s\n",
 			httpServer.URL(), adminServer.URL(), grpcServer.Addr(), strings.Join(u.cfg.Broker.Brokers, ","), strings.Join(u.cfg.Store.Addrs, ","), u.cfg.DataDir)
 	}, components...)
+}
+
+// demo lets the simulated shop live.
+func (u *upper) demo(ctx context.Context, url string) error {
+	admin, err := adminKey(u.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	cfg := simulator.DefaultConfig()
+	cfg.URL, cfg.Shop, cfg.Admin, cfg.Public, cfg.Secret = url, demoShop, admin, demoPublic, demoSecret
+	cfg.Seed, cfg.EventsPerSecond, cfg.Client, cfg.Log = uint64(u.cfg.DemoSeed), u.cfg.DemoRate, http.DefaultClient, u.log
+	return simulator.Run(ctx, cfg)
 }
 
 // watchDisk closes the collector's door while there is no room.

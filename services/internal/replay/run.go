@@ -176,10 +176,12 @@ type Outcome struct {
 func (r *Runner) Run(ctx context.Context, name string, o Options, p *Plan) (*Outcome, error) {
 	out := &Outcome{Rejected: map[string]int64{}}
 	s := &sender{r: r, plan: p, out: out}
-	s.mark("begun", p.First, p.Description, 0)
+	s.mark("begun", p.First.Add(-time.Duration(r.Repeat-1)*p.Span), p.Description, 0)
 	begin := time.Now()
 	for pass := range r.Repeat {
-		shift := time.Duration(pass) * p.Span
+		// The last pass stands at the file's own times, the others before it:
+		// nothing is dated ahead of now.
+		shift := -time.Duration(r.Repeat-1-pass) * p.Span
 		base := p.Lines / int64(r.Repeat) * int64(pass)
 		f, err := Open(name, o, func(line int64, reason string) { s.reject(base+line, 1, reason) })
 		if err != nil {
@@ -312,7 +314,7 @@ func again(e Event, pass int) Event {
 
 // pace waits until the file's time has come at the speed asked for.
 func (s *sender) pace(ctx context.Context, begin, at time.Time) error {
-	due := begin.Add(time.Duration(float64(at.Sub(s.plan.First)) / s.r.Speed))
+	due := begin.Add(time.Duration(float64(at.Sub(s.plan.First)+time.Duration(s.r.Repeat-1)*s.plan.Span) / s.r.Speed))
 	wait := time.Until(due)
 	if wait <= 0 {
 		return nil
