@@ -61,18 +61,24 @@ func Bind(flags *pflag.FlagSet, cfg any) *Set {
 func (s *Set) walk(prefix string, v reflect.Value) {
 	t := v.Type()
 	for i := range t.NumField() {
-		name := t.Field(i).Tag.Get("yaml")
-		name, _, _ = strings.Cut(name, ",")
-		if name == "-" || name == "" && !t.Field(i).Anonymous {
+		name, options, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ",")
+		if name == "-" || name == "" && options != "inline" {
 			continue
 		}
 		full := strings.TrimPrefix(prefix+"."+name, ".")
-		if t.Field(i).Type.Kind() == reflect.Struct {
-			s.walk(full, v.Field(i))
+		value := v.Field(i)
+		if value.Kind() == reflect.Pointer { // nil: this process has no such settings
+			if value.IsNil() {
+				continue
+			}
+			value = value.Elem()
+		}
+		if value.Kind() == reflect.Struct {
+			s.walk(full, value)
 			continue
 		}
 		s.fields = append(s.fields, &field{
-			name: full, usage: t.Field(i).Tag.Get("usage"), secret: t.Field(i).Tag.Get("secret") == "true", value: v.Field(i), from: "default",
+			name: full, usage: t.Field(i).Tag.Get("usage"), secret: t.Field(i).Tag.Get("secret") == "true", value: value, from: "default",
 		})
 	}
 }
@@ -345,9 +351,9 @@ func (s *Set) Print(w io.Writer) error {
 		if err != nil {
 			return fmt.Errorf("print settings: %w", err)
 		}
-		if _, ok := f.value.Interface().(string); !ok && !f.secret {
+		if _, ok := reflect.TypeAssert[string](f.value); !ok && !f.secret {
 			line = []byte(value + "\n")
-			if _, ok := f.value.Interface().([]string); ok {
+			if _, ok := reflect.TypeAssert[[]string](f.value); ok {
 				line = []byte("[" + value + "]\n")
 			}
 		}

@@ -68,11 +68,15 @@ func TestWeights(t *testing.T) {
 		{"defaults", "", nil, nil, settings{Wait: time.Second, Count: 3, Share: .5, Sub: sub{Name: "default"}}},
 		{"file over defaults", yaml, nil, nil, settings{Wait: 2 * time.Second, Count: 4, Share: .5, Sub: sub{Name: "file", List: []string{"a", "b,c"}}}},
 		{
-			"environment over file", yaml, []string{"SILLAGE_COUNT=5", "SILLAGE_SUB_PART_ON=true", "HOME=x"}, nil,
+			"environment over file", yaml,
+			[]string{"SILLAGE_COUNT=5", "SILLAGE_SUB_PART_ON=true", "HOME=x"},
+			nil,
 			settings{Wait: 2 * time.Second, Count: 5, Share: .5, Sub: sub{Name: "file", List: []string{"a", "b,c"}, On: true}},
 		},
 		{
-			"flags over all", yaml, []string{"SILLAGE_COUNT=5", "SILLAGE_SUB_PART_NAME=env"}, []string{"--count=6", "--sub-part.on", "--sub-part.list=x,y", "--share=.25"},
+			"flags over all", yaml,
+			[]string{"SILLAGE_COUNT=5", "SILLAGE_SUB_PART_NAME=env"},
+			[]string{"--count=6", "--sub-part.on", "--sub-part.list=x,y", "--share=.25"},
 			settings{Wait: 2 * time.Second, Count: 6, Share: .25, Sub: sub{Name: "env", List: []string{"x", "y"}, On: true}},
 		},
 	} {
@@ -123,5 +127,30 @@ sub-part:
 `
 	if d := cmp.Diff(want, b.String()); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestInlineAndPointedSettings(t *testing.T) {
+	type inline struct {
+		Depth int `yaml:"depth" usage:"how deep"`
+	}
+	cfg := struct {
+		Inline  inline `yaml:",inline"`
+		Pointer *sub   `yaml:"pointer"`
+		Absent  *sub   `yaml:"absent"`
+	}{Pointer: &sub{Name: "default"}}
+	flags := pflag.NewFlagSet("test", pflag.ContinueOnError)
+	set := config.Bind(flags, &cfg)
+	if err := flags.Parse([]string{"--depth=2", "--pointer.name=flag"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := set.Load([]string{"SILLAGE_POINTER_ON=true"}); err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Inline.Depth != 2 || cfg.Pointer.Name != "flag" || !cfg.Pointer.On {
+		t.Errorf("depth %d, pointer %+v", cfg.Inline.Depth, *cfg.Pointer)
+	}
+	if flags.Lookup("absent.name") != nil {
+		t.Error("a flag for a setting that this process does not have")
 	}
 }

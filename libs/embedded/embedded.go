@@ -30,6 +30,17 @@ type Config struct {
 	KafkaAddr string // host:port to listen on; port 0 chooses one
 	RedisAddr string // host:port to listen on; port 0 chooses one
 	Fsync     bool   // acknowledge only what is on disk
+	DiskLimit int64  // bytes that the log is meant to stay below; 0: none
+}
+
+// segment is the size of a log's file. The newest of each partition is never cut,
+// so together they have to stay well below the limit.
+func (c Config) segment() int64 {
+	const most, least, files = 8 << 20, 64 << 10, 256
+	if c.DiskLimit == 0 {
+		return most
+	}
+	return min(most, max(least, c.DiskLimit/files))
 }
 
 // ErrLocked says that another process uses the data directory.
@@ -104,7 +115,11 @@ func (b *Backend) start(cfg Config) error {
 		}),
 		// Commits carry the emission marks: they must not expire, and here they
 		// would under a live member, too.
-		kfake.BrokerConfigs(map[string]string{"offsets.retention.minutes": "2147483647"}),
+		kfake.BrokerConfigs(map[string]string{
+			"offsets.retention.minutes": "2147483647",
+			// What is cut is freed by whole segments.
+			"log.segment.bytes": strconv.FormatInt(cfg.segment(), 10),
+		}),
 	}
 	if cfg.Fsync {
 		opts = append(opts, kfake.SyncWrites())

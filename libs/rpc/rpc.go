@@ -3,12 +3,10 @@ package rpc
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"runtime/debug"
 	"time"
 
@@ -22,6 +20,7 @@ import (
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
 
+	"github.com/sillage-io/sillage/libs/config"
 	"github.com/sillage-io/sillage/libs/service"
 )
 
@@ -59,7 +58,7 @@ type Server struct {
 
 // Listen takes the address; flag is what the operator changes where it is
 // taken. Services are registered on the embedded grpc.Server before Run.
-func Listen(name, flag string, cfg Config, log *slog.Logger) (*Server, error) {
+func Listen(name, flag string, cfg Config, log *slog.Logger, options ...grpc.ServerOption) (*Server, error) {
 	creds := insecure.NewCredentials()
 	if cfg.CertFile != "" {
 		c, err := serverTLS(cfg)
@@ -73,9 +72,9 @@ func Listen(name, flag string, cfg Config, log *slog.Logger) (*Server, error) {
 		return nil, fmt.Errorf("%s: listen on %s: %w (choose another one with --%s)", name, cfg.Listen, err, flag)
 	}
 	s := &Server{name: name, listener: l, health: health.NewServer()}
-	s.Server = grpc.NewServer(
+	s.Server = grpc.NewServer(append([]grpc.ServerOption{
 		grpc.Creds(creds),
-		grpc.MaxRecvMsgSize(1<<20),
+		grpc.MaxRecvMsgSize(1 << 20),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (res any, err error) {
@@ -86,7 +85,7 @@ func Listen(name, flag string, cfg Config, log *slog.Logger) (*Server, error) {
 			defer recovered(log, info.FullMethod, &err)
 			return next(srv, stream)
 		}),
-	)
+	}, options...)...)
 	healthv1.RegisterHealthServer(s.Server, s.health)
 	reflection.Register(s.Server)
 	return s, nil
@@ -106,24 +105,12 @@ func serverTLS(cfg Config) (*tls.Config, error) {
 	}
 	c := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
 	if cfg.ClientCAFile != "" {
-		if c.ClientCAs, err = authorities(cfg.ClientCAFile); err != nil {
+		if c.ClientCAs, err = config.Authorities(cfg.ClientCAFile); err != nil {
 			return nil, err
 		}
 		c.ClientAuth = tls.RequireAndVerifyClientCert
 	}
 	return c, nil
-}
-
-func authorities(file string) (*x509.CertPool, error) {
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("read authorities: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("read authorities: %s holds no certificate", file)
-	}
-	return pool, nil
 }
 
 // Addr is the address in use.
@@ -151,33 +138,19 @@ func (s *Server) Component() service.Component {
 
 // ClientConfig is where to find a server, and how to speak with it.
 type ClientConfig struct {
-	Addr       string
-	CAFile     string // empty with TLS: the system's
-	CertFile   string // of the client
-	KeyFile    string
-	ServerName string
-	TLS        bool
+	Addr string
+	TLS  config.TLS
 }
 
 // Dial makes a client; calls that find no server are tried again for a moment.
 func Dial(cfg ClientConfig) (*grpc.ClientConn, error) {
 	creds := insecure.NewCredentials()
-	if cfg.TLS {
-		c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: cfg.ServerName}
-		var err error
-		if cfg.CAFile != "" {
-			if c.RootCAs, err = authorities(cfg.CAFile); err != nil {
-				return nil, err
-			}
-		}
-		if cfg.CertFile != "" {
-			cert, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
-			if err != nil {
-				return nil, fmt.Errorf("read client certificate: %w", err)
-			}
-			c.Certificates = []tls.Certificate{cert}
-		}
-		creds = credentials.NewTLS(c)
+	encryption, err := cfg.TLS.Load()
+	if err != nil {
+		return nil, err
+	}
+	if encryption != nil {
+		creds = credentials.NewTLS(encryption)
 	}
 	conn, err := grpc.NewClient(cfg.Addr, grpc.WithTransportCredentials(creds), grpc.WithDefaultServiceConfig(retries),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}))

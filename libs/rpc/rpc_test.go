@@ -24,6 +24,7 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
+	"github.com/sillage-io/sillage/libs/config"
 	"github.com/sillage-io/sillage/libs/rpc"
 	recommenderv1 "github.com/sillage-io/sillage/proto/gen/go/sillage/recommender/v1"
 )
@@ -106,9 +107,9 @@ func TestTLSAndClientCertificates(t *testing.T) {
 		client rpc.ClientConfig
 		ok     bool
 	}{
-		{"right", rpc.ClientConfig{TLS: true, CAFile: cert, CertFile: cert, KeyFile: key, ServerName: "localhost"}, true},
-		{"no client certificate", rpc.ClientConfig{TLS: true, CAFile: cert, ServerName: "localhost"}, false},
-		{"unknown authority", rpc.ClientConfig{TLS: true, CertFile: cert, KeyFile: key, ServerName: "localhost"}, false},
+		{"right", rpc.ClientConfig{TLS: config.TLS{Enabled: true, CAFile: cert, CertFile: cert, KeyFile: key, ServerName: "localhost"}}, true},
+		{"no client certificate", rpc.ClientConfig{TLS: config.TLS{Enabled: true, CAFile: cert, ServerName: "localhost"}}, false},
+		{"unknown authority", rpc.ClientConfig{TLS: config.TLS{Enabled: true, CertFile: cert, KeyFile: key, ServerName: "localhost"}}, false},
 		{"in clear", rpc.ClientConfig{}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -92,7 +93,7 @@ func ended(p *part) error {
 func (g *Group) start(ctx context.Context, failed chan *part, components []Component) error {
 	for _, c := range components {
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // told to stop: that is no error
 		}
 		// Each part has a context of its own: it ends when its turn comes.
 		running, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -164,8 +165,8 @@ func (g *Group) stop() error {
 	limit := time.NewTimer(g.cfg.Stop)
 	defer limit.Stop()
 	var errs []error
-	for i := len(parts) - 1; i >= 0; i-- {
-		p := parts[i]
+	for _, p := range slices.Backward(parts) {
+
 		p.cancel()
 		select {
 		case <-p.done:

@@ -8,8 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
-	"strconv"
 	"strings"
 
 	"github.com/cespare/xxhash/v2"
@@ -106,31 +106,41 @@ func (b *Bases) Newest(tag string) (*Base, error) {
 		return nil, err
 	}
 	var damaged []error
-	for i := len(names) - 1; i >= 0; i-- {
-		data, err := os.ReadFile(filepath.Join(b.folder(tag), names[i]))
+	for _, name := range slices.Backward(names) {
+		data, err := os.ReadFile(filepath.Join(b.folder(tag), name))
 		if err == nil {
 			var base *Base
 			if base, err = decodeBase(data); err == nil {
 				return base, errors.Join(damaged...)
 			}
 		}
-		damaged = append(damaged, fmt.Errorf("base %s/%s: %w", tag, names[i], err))
+		damaged = append(damaged, fmt.Errorf("base %s/%s: %w", tag, name, err))
 	}
 	return nil, errors.Join(damaged...)
 }
 
-// Oldest is the next offset of the oldest base kept: what the log must still
-// hold. It is -1 where there is none.
-func (b *Bases) Oldest(tag string) int64 {
-	names, err := b.names(tag)
-	if err != nil || len(names) == 0 {
-		return -1
+// OldestBase reads the older of the bases kept, which is what the log must go on
+// from if the newest is damaged; nil where there are not yet two of them.
+func (b *Bases) OldestBase(tag string) (*Base, error) {
+	for range 3 {
+		names, err := b.names(tag)
+		if err != nil || len(names) < 2 {
+			return nil, err
+		}
+		data, err := os.ReadFile(filepath.Join(b.folder(tag), names[0]))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a newer one has taken its place meanwhile
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read a base of %s: %w", tag, err)
+		}
+		base, err := decodeBase(data)
+		if err != nil {
+			return nil, fmt.Errorf("base %s/%s: %w", tag, names[0], err)
+		}
+		return base, nil
 	}
-	n, err := strconv.ParseInt(strings.TrimSuffix(names[0], baseEnd), 10, 64)
-	if err != nil {
-		return -1
-	}
-	return n
+	return nil, nil //nolint:nilnil // bases are taken faster than they are read: the next time, then
 }
 
 // Tags lists the partitions that have bases.

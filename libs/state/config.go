@@ -10,9 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
-	"crypto/tls"
-	"crypto/x509"
-	"os"
+	"github.com/sillage-io/sillage/libs/config"
 )
 
 // Config says where the store is and how to speak with it.
@@ -23,21 +21,12 @@ type Config struct {
 	User     string        `yaml:"user" usage:"user name (ACL)"`
 	Password string        `yaml:"password" usage:"password" secret:"true"`
 	DB       int           `yaml:"db" usage:"database number"`
-	TLS      TLS           `yaml:"tls"`
+	TLS      config.TLS    `yaml:"tls"`
 	Buckets  int           `yaml:"buckets" usage:"hashes that the entities of a new partition are spread over; 32 entities in each are densest"`
 	Timeout  time.Duration `yaml:"timeout" usage:"how long one answer may take"`
 
 	// Dial replaces the network, in tests.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error) `yaml:"-"`
-}
-
-// TLS is how connections are encrypted.
-type TLS struct {
-	Enabled    bool   `yaml:"enabled" usage:"encrypt connections"`
-	CAFile     string `yaml:"ca-file" usage:"PEM file of the authorities to trust; empty: the system's"`
-	CertFile   string `yaml:"cert-file" usage:"PEM file of this client's certificate"`
-	KeyFile    string `yaml:"key-file" usage:"PEM file of this client's key"`
-	ServerName string `yaml:"server-name" usage:"name expected in the server's certificate; empty: the host dialled"`
 }
 
 // DefaultConfig is a store on this machine, in clear.
@@ -71,43 +60,18 @@ func (c Config) Validate() error {
 	if c.Timeout <= 0 {
 		errs = append(errs, fmt.Errorf("timeout: %v is not positive", c.Timeout))
 	}
-	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
-		errs = append(errs, errors.New("tls: cert-file and key-file belong together"))
-	}
-	if !c.TLS.Enabled && (c.TLS.CAFile != "" || c.TLS.CertFile != "") {
-		errs = append(errs, errors.New("tls: files are given, but tls.enabled is false"))
-	}
+	errs = append(errs, c.TLS.Validate())
 	return errors.Join(errs...)
 }
 
-func (t TLS) load() (*tls.Config, error) {
-	if !t.Enabled {
-		return nil, nil //nolint:nilnil // no TLS is a configuration, too
-	}
-	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName}
-	if t.CAFile != "" {
-		pem, err := os.ReadFile(t.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("read authorities: %w", err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("read authorities: %s holds no certificate", t.CAFile)
-		}
-	}
-	if t.CertFile != "" {
-		cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("read client certificate: %w", err)
-		}
-		c.Certificates = []tls.Certificate{cert}
-	}
-	return c, nil
-}
+// readers is how many connections the readers of a process share, at most. An
+// owner has one of its own.
+const readers = 64
 
-// client opens what the configuration describes.
-func (c Config) client() (redis.UniversalClient, error) {
-	encryption, err := c.TLS.load()
+// client opens what the configuration describes, with at most connections to a
+// node.
+func (c Config) client(connections int) (redis.UniversalClient, error) {
+	encryption, err := c.TLS.Load()
 	if err != nil {
 		return nil, err
 	}
@@ -118,6 +82,7 @@ func (c Config) client() (redis.UniversalClient, error) {
 		// Who tries again is the step: a write repeated by the library would
 		// be written twice.
 		MaxRetries:               -1,
+		PoolSize:                 connections,
 		ContextTimeoutEnabled:    true,
 		DialTimeout:              min(c.Timeout, 3*time.Second),
 		ReadTimeout:              c.Timeout,

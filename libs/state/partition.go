@@ -60,6 +60,8 @@ func (p *Partition) Arm(ctx context.Context) (string, error) {
 	}
 	p.conn = conn
 	pipe := conn.Pipeline()
+	// The connection may have been another owner's, who watched another fence.
+	pipe.Do(ctx, "UNWATCH")
 	pipe.Do(ctx, "WATCH", p.keys.fence())
 	fence := pipe.Get(ctx, p.keys.fence())
 	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {

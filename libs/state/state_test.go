@@ -31,6 +31,7 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 	"go.uber.org/goleak"
 
+	"github.com/sillage-io/sillage/libs/config"
 	"github.com/sillage-io/sillage/libs/state"
 	"github.com/sillage-io/sillage/libs/stream/step"
 )
@@ -234,6 +235,63 @@ func first(t *testing.T, p *state.Partition) *state.Partition {
 	return p
 }
 
+// TestManyOwnersLeaveRoomForReaders: an owner keeps its connection for as long as
+// it owns, and there may be hundreds.
+func TestManyOwnersLeaveRoomForReaders(t *testing.T) {
+	backends(t, func(t *testing.T, cfg state.Config) {
+		cfg.Timeout = time.Second
+		s := open(t, cfg)
+		for range 300 {
+			p := s.Partition(tag(t), state.PerKey)
+			defer p.Close()
+			if _, err := p.Arm(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, _, err := s.Read(t.Context(), tag(t), state.PerKey, "a"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestAConnectionForgetsItsLastOwner: connections are used again, and what one
+// owner watched must not fail another's write.
+func TestAConnectionForgetsItsLastOwner(t *testing.T) {
+	backends(t, func(t *testing.T, cfg state.Config) {
+		s := open(t, cfg)
+		first, second := tag(t), tag(t)+"-second"
+		claim := func(tag, base string) *state.Partition {
+			p := s.Partition(tag, state.PerKey)
+			if _, err := p.Arm(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if outcome, _, err := p.Apply(t.Context(), step.Write{Base: base, Target: "owner of " + tag + base}); outcome != step.Applied {
+				t.Fatalf("claim %s: %v, %v", tag, outcome, err)
+			}
+			return p
+		}
+		claim(first, "").Close()
+		p := s.Partition(second, state.PerKey) // takes the connection that watches first
+		defer p.Close()
+		if _, err := p.Arm(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		other := open(t, cfg) // somebody else claims first, and writes its fence
+		q := other.Partition(first, state.PerKey)
+		defer q.Close()
+		base, err := q.Arm(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if outcome, _, err := q.Apply(t.Context(), step.Write{Base: base, Target: "another owner"}); outcome != step.Applied {
+			t.Fatalf("claim %s again: %v, %v", first, outcome, err)
+		}
+		if outcome, _, err := p.Apply(t.Context(), step.Write{Base: "", Target: "owner of second"}); outcome != step.Applied {
+			t.Errorf("write of a partition that nobody else touched: %v, %v, want it applied", outcome, err)
+		}
+	})
+}
+
 func TestWipedStoreIsNoticed(t *testing.T) {
 	backends(t, func(t *testing.T, cfg state.Config) {
 		s, tag := open(t, cfg), tag(t)
@@ -352,14 +410,14 @@ func TestTLSAndUser(t *testing.T) {
 	mr.RequireUserAuth("anna", "secret")
 	for _, test := range []struct {
 		name           string
-		tls            state.TLS
+		tls            config.TLS
 		user, password string
 		ok             bool
 	}{
-		{"right", state.TLS{Enabled: true, CAFile: caFile, ServerName: "localhost"}, "anna", "secret", true},
-		{"wrong password", state.TLS{Enabled: true, CAFile: caFile, ServerName: "localhost"}, "anna", "guess", false},
-		{"unknown authority", state.TLS{Enabled: true, ServerName: "localhost"}, "anna", "secret", false},
-		{"in clear", state.TLS{}, "anna", "secret", false},
+		{"right", config.TLS{Enabled: true, CAFile: caFile, ServerName: "localhost"}, "anna", "secret", true},
+		{"wrong password", config.TLS{Enabled: true, CAFile: caFile, ServerName: "localhost"}, "anna", "guess", false},
+		{"unknown authority", config.TLS{Enabled: true, ServerName: "localhost"}, "anna", "secret", false},
+		{"in clear", config.TLS{}, "anna", "secret", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cfg := state.DefaultConfig()
@@ -394,11 +452,21 @@ func selfSigned(t *testing.T) (certificate tls.Certificate, caFile string) {
 }
 
 func TestBases(t *testing.T) {
-	b, err := state.NewBases(filepath.Join(t.TempDir(), "bases"))
+	dir := filepath.Join(t.TempDir(), "bases")
+	b, err := state.NewBases(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if base, err := b.Newest("p.0"); base != nil || err != nil || b.Oldest("p.0") != -1 {
+	if err := b.Save("p.0", 1, step.State{}, "mark"); err != nil {
+		t.Fatal(err)
+	}
+	if base, err := b.OldestBase("p.0"); err != nil || base != nil {
+		t.Errorf("of one base: %+v, %v, want none: there is no second one to fall back on", base, err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "p.0")); err != nil {
+		t.Fatal(err)
+	}
+	if base, err := b.Newest("p.0"); base != nil || err != nil {
 		t.Fatalf("before the first: %v, %v", base, err)
 	}
 	st := func(i int) step.State {
@@ -420,9 +488,10 @@ func TestBases(t *testing.T) {
 	if d := cmp.Diff(&state.Base{Next: 50, Mark: "mark", State: st(5)}, got); d != "" {
 		t.Error(d)
 	}
-	if o := b.Oldest("p.0"); o != 40 {
-		t.Errorf("oldest base at %d, want 40: two are kept", o)
+	if base, err := b.OldestBase("p.0"); err != nil || base == nil || base.Next != 40 {
+		t.Errorf("the older of two: %+v, %v, want that of 40", base, err)
 	}
+
 	tags, err := b.Tags()
 	if err != nil || len(tags) != 1 || tags[0] != "p.0" {
 		t.Errorf("tags %v, %v", tags, err)
@@ -468,7 +537,7 @@ func TestDamagedBaseGivesWayToTheOneBefore(t *testing.T) {
 }
 
 func TestConfigReportsAllMistakes(t *testing.T) {
-	err := state.Config{Addrs: []string{"x", "y"}, DB: 3, Cluster: true, Master: "m", TLS: state.TLS{KeyFile: "k"}}.Validate()
+	err := state.Config{Addrs: []string{"x", "y"}, DB: 3, Cluster: true, Master: "m", TLS: config.TLS{KeyFile: "k"}}.Validate()
 	for _, want := range []string{"host:port", "cluster and master", "database 0", "buckets", "timeout", "belong together"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: does not say %q", err, want)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,7 +18,8 @@ import (
 // use.
 type Store struct {
 	cfg    Config
-	client redis.UniversalClient
+	client redis.UniversalClient // of readers
+	owners redis.UniversalClient // a connection each, while they own
 
 	mu      sync.Mutex
 	buckets map[string]int // how many hashes a partition has, as last read
@@ -28,15 +30,21 @@ func Open(cfg Config) (*Store, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	client, err := cfg.client()
+	client, err := cfg.client(readers)
 	if err != nil {
 		return nil, err
 	}
-	return &Store{cfg: cfg, client: client, buckets: map[string]int{}}, nil
+	// As many as there are owners: a partition that waits for a connection
+	// would stand still, and owners would take those of readers.
+	owners, err := cfg.client(math.MaxInt16)
+	if err != nil {
+		return nil, errors.Join(err, client.Close())
+	}
+	return &Store{cfg: cfg, client: client, owners: owners, buckets: map[string]int{}}, nil
 }
 
 // Close closes all connections but those of partitions.
-func (s *Store) Close() error { return s.client.Close() }
+func (s *Store) Close() error { return errors.Join(s.client.Close(), s.owners.Close()) }
 
 // Ping asks whether the store answers.
 func (s *Store) Ping(ctx context.Context) error {
@@ -46,9 +54,9 @@ func (s *Store) Ping(ctx context.Context) error {
 	return nil
 }
 
-// conn takes one connection to the node that holds key.
+// conn takes one connection to the node that holds key, for an owner.
 func (s *Store) conn(ctx context.Context, key string) (*redis.Conn, error) {
-	switch c := s.client.(type) {
+	switch c := s.owners.(type) {
 	case *redis.Client:
 		return c.Conn(), nil
 	case *redis.ClusterClient:
@@ -58,7 +66,7 @@ func (s *Store) conn(ctx context.Context, key string) (*redis.Conn, error) {
 		}
 		return node.Conn(), nil
 	}
-	return nil, fmt.Errorf("no connection from a %T", s.client)
+	return nil, fmt.Errorf("no connection from a %T", s.owners)
 }
 
 // Read returns one entity's bytes; ok is false where there is none. It costs

@@ -16,9 +16,10 @@ type Processor struct {
 	Topic       string
 	Layout      state.Layout
 	Order       step.Order
-	Client      bool     // reads client records, which it stamps itself
-	PassTo      []string // topics that get the clock
-	Types       []string // record types that the fold knows
+	Client      bool                 // reads client records, which it stamps itself
+	PassTo      []string             // topics that get the clock
+	Types       []string             // record types that the fold knows
+	Wants       func(step.Fact) bool // of these types; nil: all (see step.Config)
 	FoldVersion int
 	Outputs     []string // topics it publishes to, for verify
 	New         func(step.Config) step.Folder
@@ -35,12 +36,12 @@ func (p Processor) Group() string { return "sillage." + p.Name }
 // Tag names the state of one partition in the store.
 func (p Processor) Tag(partition int32) string { return fmt.Sprintf("%s.%d", p.Name, partition) }
 
-// config is the step configuration of one partition.
-func (p Processor) config(log string, partition int32, partitions int) step.Config {
+// Config is the step configuration of one partition.
+func (p Processor) Config(log string, partition int32, partitions int) step.Config {
 	cfg := step.Config{
 		Processor: p.Name, Topic: p.Topic, Partition: partition, LogID: log,
 		FoldVersion: p.FoldVersion, Order: p.Order, Client: p.Client, Sources: partitions,
-		DeadLetters: topics.DeadLetters, Types: p.Types,
+		DeadLetters: topics.DeadLetters, Types: p.Types, Wants: p.Wants,
 	}
 	for _, t := range p.PassTo {
 		cfg.PassTo = append(cfg.PassTo, step.Target{Topic: t, Partitions: int32(partitions)})

@@ -22,6 +22,7 @@ import (
 type Config struct {
 	FetchWait  time.Duration // how long a fetch waits for data
 	FetchBytes int32         // most bytes of one fetch
+	Gather     time.Duration // least time from a small fetch to the next: what one record waits at most
 	Commit     time.Duration // how often commits go out
 	BaseEvery  time.Duration // how often a base is taken where there is a place for it
 	Drain      time.Duration // how long the step in hand may take at the end
@@ -29,7 +30,7 @@ type Config struct {
 
 // DefaultConfig returns the defaults.
 func DefaultConfig() Config {
-	return Config{FetchWait: 500 * time.Millisecond, FetchBytes: 1 << 20, Commit: 200 * time.Millisecond, BaseEvery: 15 * time.Second, Drain: 10 * time.Second}
+	return Config{FetchWait: 500 * time.Millisecond, FetchBytes: 1 << 20, Gather: 20 * time.Millisecond, Commit: 200 * time.Millisecond, BaseEvery: 15 * time.Second, Drain: 10 * time.Second}
 }
 
 // Runtime runs processors over one broker and one store. It is safe for
@@ -66,7 +67,7 @@ func (r *Runtime) Run(ctx context.Context, p Processor) error {
 			return gen.Commit(ctx, p.Topic, offs)
 		})
 		var committing sync.WaitGroup
-		committing.Go(func() { commits.run(r.log) })
+		committing.Go(func() { commits.run(r.log) }) //nolint:contextcheck // the last commit comes after ctx has ended
 		var working sync.WaitGroup
 		for _, partition := range gen.Assigned[p.Topic] {
 			working.Go(func() { r.work(ctx, p, partition, partitions, logID, commits) })
@@ -132,7 +133,7 @@ func (r *Runtime) work(ctx context.Context, p Processor, partition int32, partit
 		r.mu.Unlock()
 	}()
 
-	cfg := p.config(logID, partition, partitions)
+	cfg := p.Config(logID, partition, partitions)
 	d := &driver{
 		r: r, p: p, partition: partition, log: log, commits: commits, w: w, tag: tag,
 		folder: p.New(cfg), part: r.store.Partition(tag, p.Layout),
@@ -217,6 +218,8 @@ type driver struct {
 	producer  *broker.Producer
 	producing step.Producer
 	end       int64
+	fetched   int // records of the last fetch
+	fetchedAt time.Time
 	reported  time.Time
 	based     time.Time
 	baseNext  int64
@@ -257,13 +260,19 @@ func (d *driver) try(ctx, drain context.Context, c step.Command) step.Result {
 	case step.OpLoad:
 		res.State, res.Err = d.part.Load(drain)
 	case step.OpCommitClaim:
+		if d.m.Stats().Gaps > 0 {
+			next, _, _ := d.m.Offsets()
+			d.log.Error("the log has lost records before they were read: what was learnt from them is missing", slog.Int64("next", next))
+		}
 		res.Err = d.commits.commit(drain, d.partition, broker.Committed{Offset: c.Commit, Metadata: c.Mark.String()})
 	case step.OpFetch:
 		d.idle()
 		if ctx.Err() != nil {
 			return res // the machine has been told to stop
 		}
+		d.gather(ctx, drain)
 		res = d.fetch(ctx, c.Offset, d.r.cfg.FetchBytes)
+		d.fetched, d.fetchedAt = len(res.Records), time.Now()
 		if ctx.Err() != nil {
 			return step.Result{}
 		}
@@ -282,6 +291,21 @@ func (d *driver) try(ctx, drain context.Context, c step.Command) step.Result {
 		sleep(ctx, drain, 50*time.Millisecond+mathrand.N(200*time.Millisecond))
 	}
 	return res
+}
+
+// fewRecords is a batch that costs more for being one than for what is in it.
+const fewRecords = 256
+
+// gather waits a little where records come in dribs and drabs, so that fewer and
+// larger batches are folded, published and written. The first record after a
+// pause does not wait.
+func (d *driver) gather(ctx, drain context.Context) {
+	if d.fetched == 0 || d.fetched >= fewRecords {
+		return
+	}
+	if left := d.r.cfg.Gather - time.Since(d.fetchedAt); left > 0 {
+		sleep(ctx, drain, left)
+	}
 }
 
 func (d *driver) fetch(ctx context.Context, offset int64, bytes int32) step.Result {

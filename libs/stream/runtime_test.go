@@ -145,7 +145,8 @@ func (f *feed) events(n int) {
 			f.t.Fatal(err)
 		}
 		out := record.Out{Topic: topics.Events, Partition: record.ByKey, Key: fmt.Appendf(nil, "shop/%s%d", f.prefix, f.sent%53), Value: value, Headers: []record.Header{
-			{Key: record.HeaderID, Value: []byte(id)}, {Key: record.HeaderType, Value: []byte(step.TypeEvent)},
+			{Key: record.HeaderID, Value: []byte(id)},
+			{Key: record.HeaderType, Value: []byte(step.TypeEvent)},
 			{Key: record.HeaderTime, Value: strconv.AppendInt(nil, e.EventTimeMs, 10)},
 		}}
 		outs = append(outs, out)
@@ -235,30 +236,14 @@ func TestStateIsTheFoldOfTheLog(t *testing.T) {
 		f.events(100)
 		f.tick(2000)
 		f.tick(10_000_000)
-		caught := func() bool {
-			n := 0
-			for _, r := range []*stream.Runtime{second, third} {
-				for _, i := range r.Info() {
-					if i.State != "running" || i.Status.Waiting > 0 {
-						return false
-					}
-					_, end, err := at.client.Bounds(t.Context(), i.Topic, i.Partition)
-					if err != nil || i.Next != end {
-						return false
-					}
-					n++
-				}
-			}
-			return n == 2*partitions
-		}
-		waitFor(t, "all is folded", caught)
+		waitFor(t, "all is folded", func() bool { return caught(t, at, 2*partitions, second, third) })
 		stopSecond()
 		stopThird()
 
 		var facts, poison uint64
 		for _, p := range ps {
 			for i := range int32(partitions) {
-				v, err := stream.Verify(t.Context(), at.client, at.store, p, i)
+				v, err := stream.Verify(t.Context(), at.client, at.store, nil, p, i)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -304,6 +289,25 @@ func TestStateIsTheFoldOfTheLog(t *testing.T) {
 	})
 }
 
+// caught tells whether n partitions are at the end of their log, with nothing
+// waiting for its time.
+func caught(t *testing.T, at place, n int, rs ...*stream.Runtime) bool {
+	t.Helper()
+	for _, r := range rs {
+		for _, i := range r.Info() {
+			if i.State != "running" || i.Status.Waiting > 0 {
+				return false
+			}
+			_, end, err := at.client.Bounds(t.Context(), i.Topic, i.Partition)
+			if err != nil || i.Next != end {
+				return false
+			}
+			n--
+		}
+	}
+	return n == 0
+}
+
 func folded(r *stream.Runtime, name string) (n int64) {
 	for _, i := range r.Info() {
 		if i.Processor == name {
@@ -324,24 +328,25 @@ func waitFor(t *testing.T, what string, ok func() bool) {
 	t.Fatalf("waited in vain: %s", what)
 }
 
-// TestStoreThatLostEverythingIsFilledAgain wipes the embedded store under the
+// TestStoreThatLostEverythingIsFilledAgain wipes the store under the
 // processors: state comes back from the log, and nothing is said twice.
 func TestStoreThatLostEverythingIsFilledAgain(t *testing.T) {
 	backends(t, func(t *testing.T, at place) {
-		if at.bases == nil {
-			t.Skip("wiping a real store would take other tests' state with it; the step's worlds cover it")
-		}
 		if err := at.client.EnsureTopics(t.Context(), stream.Specs(partitions)); err != nil {
 			t.Fatal(err)
 		}
 		ps := processors()[:1]
-		f := &feed{t: t, producer: at.client.NewSharedProducer(), prefix: "w-", now: time.Now().UnixMilli() - 1_000_000}
+		if at.bases == nil { // a real store outlives the test: a name of its own
+			ps[0].Name += strconv.FormatInt(time.Now().UnixNano(), 36)
+		}
+		f := &feed{t: t, producer: at.client.NewSharedProducer(), prefix: strconv.FormatInt(time.Now().UnixNano(), 36) + "-w-", now: time.Now().UnixMilli() - 1_000_000}
 		defer f.producer.Close(context.Background())
 		f.tick(0)
 		r, stop := member(t, at, ps)
 		f.events(400)
 		f.tick(1000)
-		waitFor(t, "all is folded", func() bool { return folded(r, ps[0].Name) == int64(f.sent-f.sent/97) })
+		waitFor(t, "all is folded", func() bool { return caught(t, at, partitions, r) })
+		want := folded(r, ps[0].Name) // more than was sent, where the log is older than the test
 		stop()
 		for i := range int32(partitions) {
 			if err := at.store.Restore(t.Context(), ps[0].Tag(i), ps[0].Layout, step.State{}); err != nil {
@@ -349,19 +354,58 @@ func TestStoreThatLostEverythingIsFilledAgain(t *testing.T) {
 			}
 		}
 		r, stop = member(t, at, ps)
-		waitFor(t, "all is folded again", func() bool { return folded(r, ps[0].Name) == int64(f.sent-f.sent/97) })
+		waitFor(t, "all is folded again", func() bool { return caught(t, at, partitions, r) })
+		if got := folded(r, ps[0].Name); got != want {
+			t.Errorf("%d folded again, want %d", got, want)
+		}
 		f.events(50)
 		f.tick(1000)
-		waitFor(t, "it goes on", func() bool { return folded(r, ps[0].Name) == int64(f.sent-f.sent/97) })
+		want += int64(f.sent - f.sent/97 - 400 + 400/97)
+		waitFor(t, "it goes on", func() bool { return folded(r, ps[0].Name) == want })
 		stop()
 		for i := range int32(partitions) {
-			v, err := stream.Verify(t.Context(), at.client, at.store, ps[0], i)
+			v, err := stream.Verify(t.Context(), at.client, at.store, nil, ps[0], i)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !v.OK() || v.Repeats > 0 {
+			// On a log that is older, processors of other tests have said the same.
+			if !v.OK() || v.Repeats > 0 && at.bases != nil {
 				t.Errorf("partition %d: %+v", i, v)
 			}
+		}
+	})
+}
+
+// TestViewHandsOverEveryRecord reads two topics with a reader for each partition,
+// which begin while the others are still being started.
+func TestViewHandsOverEveryRecord(t *testing.T) {
+	backends(t, func(t *testing.T, at place) {
+		if err := at.client.EnsureTopics(t.Context(), stream.Specs(partitions)); err != nil {
+			t.Fatal(err)
+		}
+		f := &feed{t: t, producer: at.client.NewSharedProducer(), prefix: strconv.FormatInt(time.Now().UnixNano(), 36) + "-v-", now: time.Now().UnixMilli() - 1_000_000}
+		defer f.producer.Close(context.Background())
+		f.events(300)
+		var mu sync.Mutex
+		seen := map[string]int{}
+		view := stream.NewView(at.client, slog.New(slog.DiscardHandler), stream.FromStart, func(r record.Record) error {
+			if id := string(r.Header(record.HeaderID)); strings.HasPrefix(id, f.prefix) {
+				mu.Lock()
+				defer mu.Unlock()
+				seen[string(r.Key)+id]++
+			}
+			return nil
+		}, topics.Events, topics.Activity)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- view.Run(ctx) }()
+		waitFor(t, "all is handed over", func() bool { return view.Lag() == 0 })
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if len(seen) != f.sent {
+			t.Errorf("%d records handed over, want %d", len(seen), f.sent)
 		}
 	})
 }

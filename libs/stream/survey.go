@@ -70,7 +70,7 @@ func Survey(ctx context.Context, client *broker.Client, store *state.Store, ps [
 				}
 			}
 			if metas[i] != nil {
-				if s.Status, err = step.StatusOf(metas[i], p.config("", i, n)); err != nil {
+				if s.Status, err = step.StatusOf(metas[i], p.Config("", i, n)); err != nil {
 					return nil, fmt.Errorf("%s/%d: %w", p.Name, i, err)
 				}
 			}

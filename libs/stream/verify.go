@@ -45,8 +45,20 @@ var ErrUnverifiable = errors.New("cannot be verified")
 
 // Verify folds a partition's log again, from its start up to where the store
 // stands, and compares the state byte by byte, and what was published effect
-// by effect. It reads only; it may run beside the owner.
-func Verify(ctx context.Context, client *broker.Client, store *state.Store, p Processor, partition int32) (Verdict, error) {
+// by effect. Where the log has lost its start, it goes on from the older base of
+// bases, where there are any, and says so in From: what was before is believed.
+// It reads only; it may run beside the owner.
+func Verify(ctx context.Context, client *broker.Client, store *state.Store, bases *state.Bases, p Processor, partition int32) (Verdict, error) {
+	for n := 0; ; n++ {
+		v, err := verify(ctx, client, store, bases, p, partition)
+		// The log was cut, or a base gave way to a newer one, while it was read.
+		if n >= 5 || !errors.Is(err, broker.ErrOutOfRange) {
+			return v, err
+		}
+	}
+}
+
+func verify(ctx context.Context, client *broker.Client, store *state.Store, bases *state.Bases, p Processor, partition int32) (Verdict, error) {
 	v := Verdict{Processor: p.Name, Partition: partition}
 	logID, err := client.LogID(ctx, p.Topic)
 	if err != nil {
@@ -70,14 +82,18 @@ func Verify(ctx context.Context, client *broker.Client, store *state.Store, p Pr
 	if fence.LogID != logID {
 		return v, fmt.Errorf("%s/%d: %w: its state is of log %s, the topic is %s", p.Name, partition, ErrUnverifiable, fence.LogID, logID)
 	}
-	if start > 0 {
-		return v, fmt.Errorf("%s/%d: %w: the log begins at offset %d", p.Name, partition, ErrUnverifiable, start)
+	from, err := beginning(bases, p, partition, logID, start)
+	if err != nil {
+		return v, err
 	}
 	if fence.FoldVersion != p.FoldVersion {
 		return v, fmt.Errorf("%s/%d: %w: its state is of fold version %d, this program has %d", p.Name, partition, ErrUnverifiable, fence.FoldVersion, p.FoldVersion)
 	}
-	v.From, v.To = start, fence.Next
-	folder, effects, err := again(ctx, client, p, partition, sources, logID, start, fence.Next)
+	if from.Next > fence.Next {
+		return v, fmt.Errorf("%s/%d: the base at %d is newer than the state that was read: %w", p.Name, partition, from.Next, broker.ErrOutOfRange)
+	}
+	v.From, v.To = from.Next, fence.Next
+	folder, effects, err := again(ctx, client, p, partition, sources, logID, from, fence.Next)
 	if err != nil {
 		return v, err
 	}
@@ -85,7 +101,7 @@ func Verify(ctx context.Context, client *broker.Client, store *state.Store, p Pr
 	v.Entities, v.Dead = len(should)-1, folder.Status().Counts.Dead
 	v.Digest = digest(should)
 	v.Different = differences(should, held.Entities)
-	return v, compareEffects(ctx, client, p, partition, logID, fence.Next, effects, &v)
+	return v, compareEffects(ctx, client, p, partition, logID, effects, &v)
 }
 
 // settled reads the state at a moment at which no tick is half settled.
@@ -116,14 +132,44 @@ type effect struct {
 	seen      bool
 }
 
-// again folds the log from its start.
-func again(ctx context.Context, client *broker.Client, p Processor, partition int32, sources int, logID string, from, to int64) (step.Folder, map[string]*effect, error) {
-	folder := p.New(p.config(logID, partition, sources))
-	if err := folder.Restore(step.State{}, step.Fence{LogID: logID, Next: from, Low: from}); err != nil {
+// beginning is what to fold on from: nothing at the log's start, or the older
+// base.
+func beginning(bases *state.Bases, p Processor, partition int32, logID string, start int64) (*state.Base, error) {
+	if start == 0 {
+		return &state.Base{State: step.State{Fence: step.Fence{LogID: logID}.String()}}, nil
+	}
+	cannot := func(why string) error {
+		return fmt.Errorf("%s/%d: %w: the log begins at offset %d, %s", p.Name, partition, ErrUnverifiable, start, why)
+	}
+	if bases == nil {
+		return nil, cannot("and no bases are at hand")
+	}
+	base, err := bases.OldestBase(p.Tag(partition))
+	if err != nil {
+		return nil, cannot(err.Error())
+	}
+	if base == nil {
+		return nil, cannot("and there are not two bases yet")
+	}
+	fence, err := step.ParseFence(base.State.Fence)
+	if err != nil || fence.LogID != logID || min(fence.Low, fence.Next) < start {
+		return nil, cannot(fmt.Sprintf("and the base at %d needs more of it", base.Next))
+	}
+	return base, nil
+}
+
+// again folds the log from a base on, up to an offset.
+func again(ctx context.Context, client *broker.Client, p Processor, partition int32, sources int, logID string, base *state.Base, to int64) (step.Folder, map[string]*effect, error) {
+	folder := p.New(p.Config(logID, partition, sources))
+	fence, err := step.ParseFence(base.State.Fence)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := folder.Restore(base.State, fence); err != nil {
 		return nil, nil, err
 	}
 	effects := map[string]*effect{}
-	for at := from; at < to; {
+	for at := min(fence.Low, fence.Next); at < to; {
 		got, err := client.Fetch(ctx, []broker.PartitionOffset{{Topic: p.Topic, Partition: partition, Offset: at}}, time.Second, 4<<20)
 		if err == nil {
 			err = got[0].Err
@@ -135,6 +181,12 @@ func again(ctx context.Context, client *broker.Client, p Processor, partition in
 		at = max(at, got[0].Next)
 		for len(recs) > 0 && recs[len(recs)-1].Offset >= to {
 			recs = recs[:len(recs)-1]
+		}
+		if waited := before(recs, fence.Next); waited > 0 {
+			if err := folder.Reread(recs[:waited]); err != nil {
+				return nil, nil, fmt.Errorf("read again what waits: %w", err)
+			}
+			recs = recs[waited:]
 		}
 		for len(recs) > 0 {
 			var b step.Batch
@@ -151,6 +203,11 @@ func again(ctx context.Context, client *broker.Client, p Processor, partition in
 		}
 	}
 	return folder, effects, nil
+}
+
+// before is how many records stand below an offset.
+func before(recs []record.Record, offset int64) int {
+	return sort.Search(len(recs), func(i int) bool { return recs[i].Offset >= offset })
 }
 
 // place tells effects of one position apart: a tick goes to many partitions.
@@ -213,7 +270,7 @@ func differences(should, is []step.Entity) []string {
 }
 
 // compareEffects reads the topics behind.
-func compareEffects(ctx context.Context, client *broker.Client, p Processor, partition int32, logID string, to int64, effects map[string]*effect, v *Verdict) error {
+func compareEffects(ctx context.Context, client *broker.Client, p Processor, partition int32, logID string, effects map[string]*effect, v *Verdict) error {
 	outputs := append([]string(nil), p.Outputs...)
 	outputs = append(outputs, p.PassTo...)
 	sort.Strings(outputs)
@@ -244,6 +301,15 @@ func compareEffects(ctx context.Context, client *broker.Client, p Processor, par
 				if err == nil {
 					err = got[0].Err
 				}
+				if errors.Is(err, broker.ErrOutOfRange) {
+					// Cut while it was read: what is gone counts as expired.
+					trimmed[topic] = true
+					if start, _, err = client.Bounds(ctx, topic, i); err == nil && start > at {
+						at = start
+						continue
+					}
+					err = errors.Join(err, broker.ErrOutOfRange)
+				}
 				if err != nil {
 					return fmt.Errorf("read %s/%d at %d: %w", topic, i, at, err)
 				}
@@ -252,7 +318,7 @@ func compareEffects(ctx context.Context, client *broker.Client, p Processor, par
 					r := &got[0].Records[j]
 					header := string(r.Header(record.HeaderPosition))
 					pos, err := record.ParsePosition(header)
-					if err != nil || pos.Log != logID || pos.Partition != partition || pos.Offset >= to {
+					if err != nil || pos.Log != logID || pos.Partition != partition || pos.Offset < v.From || pos.Offset >= v.To {
 						continue
 					}
 					e := effects[place(topic, record.ByKey, header)]

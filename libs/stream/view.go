@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -53,9 +54,7 @@ func NewView(client *broker.Client, log *slog.Logger, start Start, each func(rec
 func (v *View) Seek(next map[Place]int64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for p, at := range next {
-		v.next[p] = at
-	}
+	maps.Copy(v.next, next)
 }
 
 // Frozen calls f with the offsets reached while no record is handed over: a
@@ -64,9 +63,7 @@ func (v *View) Frozen(f func(next map[Place]int64)) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	next := make(map[Place]int64, len(v.next))
-	for p, at := range v.next {
-		next[p] = at
-	}
+	maps.Copy(next, v.next)
 	f(next)
 }
 
@@ -91,6 +88,7 @@ func (v *View) Run(ctx context.Context) error {
 	defer cancel(nil)
 	var reading sync.WaitGroup
 	defer reading.Wait()
+	var places []Place // of its own: the readers write to v.end as soon as the first of them runs
 	for _, topic := range v.topics {
 		n, err := v.client.Partitions(ctx, topic)
 		if err != nil {
@@ -98,6 +96,7 @@ func (v *View) Run(ctx context.Context) error {
 		}
 		for i := range n {
 			at := Place{topic, int32(i)}
+			places = append(places, at)
 			start, end, err := v.client.Bounds(ctx, topic, int32(i))
 			if err != nil {
 				return err
@@ -113,7 +112,7 @@ func (v *View) Run(ctx context.Context) error {
 			v.mu.Unlock()
 		}
 	}
-	for at := range v.end {
+	for _, at := range places {
 		reading.Go(func() {
 			if err := v.read(ctx, at); err != nil {
 				cancel(err)
@@ -149,7 +148,7 @@ func (v *View) read(ctx context.Context, at Place) error {
 		}
 		if err != nil {
 			if ctx.Err() != nil {
-				return nil
+				return nil //nolint:nilerr // told to stop: that is no error
 			}
 			failed++
 			v.log.Debug("view will read again", slog.String("topic", at.Topic), slog.Any("err", err))
@@ -182,7 +181,7 @@ func (v *View) hand(ctx context.Context, at Place, f *broker.Fetched) error {
 		for i := range some {
 			if ctx.Err() != nil {
 				v.mu.Unlock()
-				return nil
+				return nil //nolint:nilerr // told to stop: that is no error
 			}
 			if err := v.each(some[i]); err != nil {
 				v.mu.Unlock()

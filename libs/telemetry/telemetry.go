@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetricgrpc"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
@@ -23,6 +24,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
+	"google.golang.org/grpc"
 )
 
 // Config says what is told, and to whom.
@@ -61,7 +63,16 @@ type Telemetry struct {
 	Tracer  trace.Tracer
 	Metrics http.Handler // for Prometheus
 
+	meters   metric.MeterProvider
+	tracers  trace.TracerProvider
 	shutdown []func(context.Context) error
+}
+
+// RPC makes a gRPC server measure and trace its calls.
+func (t *Telemetry) RPC() grpc.ServerOption {
+	return grpc.StatsHandler(otelgrpc.NewServerHandler(
+		otelgrpc.WithMeterProvider(t.meters), otelgrpc.WithTracerProvider(t.tracers), otelgrpc.WithPropagators(propagation.TraceContext{}),
+	))
 }
 
 // Logger makes a logger alone.
@@ -92,7 +103,7 @@ func Open(ctx context.Context, cfg Config, name, version string, w io.Writer) (*
 	}
 	t.Metrics = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 	readers := []sdkmetric.Option{sdkmetric.WithResource(res), sdkmetric.WithReader(exporter)}
-	t.Tracer = noop.NewTracerProvider().Tracer(name)
+	t.tracers = noop.NewTracerProvider()
 	if cfg.OTLP != "" {
 		metrics, err := otlpmetricgrpc.New(ctx, otlpmetricgrpc.WithEndpoint(cfg.OTLP), otlpmetricgrpc.WithInsecure())
 		if err != nil {
@@ -105,11 +116,12 @@ func Open(ctx context.Context, cfg Config, name, version string, w io.Writer) (*
 		}
 		tracing := sdktrace.NewTracerProvider(sdktrace.WithBatcher(traces), sdktrace.WithResource(res),
 			sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(cfg.Sample))))
-		t.Tracer = tracing.Tracer(name)
+		t.tracers = tracing
 		t.shutdown = append(t.shutdown, tracing.Shutdown)
 	}
 	measuring := sdkmetric.NewMeterProvider(readers...)
-	t.Meter = measuring.Meter(name)
+	t.meters = measuring
+	t.Meter, t.Tracer = measuring.Meter(name), t.tracers.Tracer(name)
 	t.shutdown = append(t.shutdown, measuring.Shutdown)
 	return t, nil
 }

@@ -31,21 +31,22 @@ type Topic struct {
 	Compact bool
 	Keep    time.Duration // 0 where compacted
 	Outside bool          // leaves the system: CloudEvents with JSON data
+	Types   []string      // ce_type of its records
 	Summary string
 }
 
 // All is the catalogue, in the order of the flow.
 func All() []Topic {
 	return []Topic{
-		{Name: Events, Key: "device; product for stock and catalogue", Writers: []string{"collector"}, Readers: []string{"profile.devices"}, Clock: Events, Keep: 4 * week, Summary: "What happened: client events, ticks, import and shop marks. The one front door."},
-		{Name: Activity, Key: "profile", Writers: []string{"profile"}, Readers: []string{"recommender.visitors", "churn.customers"}, Clock: Events, Keep: 4 * week, Summary: "What a profile did."},
-		{Name: Supply, Key: "product", Writers: []string{"profile"}, Readers: []string{"restock.products"}, Clock: Events, Keep: 26 * week, Summary: "What happened to a product: sales, stock, purchase orders, receipts."},
-		{Name: Catalog, Key: "product", Writers: []string{"profile"}, Readers: []string{"recommender.index"}, Compact: true, Summary: "Latest name, category, brand and price of each product."},
-		{Name: RecommendationDeltas, Key: "session", Writers: []string{"recommender"}, Readers: []string{"recommender.index"}, Keep: 2 * week, Summary: "A product joined a session: what every replica's index is built from."},
-		{Name: ChurnAlerts, Key: "customer", Writers: []string{"churn"}, Readers: []string{"CRM"}, Keep: 4 * week, Outside: true, Summary: "A customer is about to leave, came back, or must be left alone."},
-		{Name: ChurnState, Key: "customer", Writers: []string{"churn"}, Readers: []string{"CRM"}, Compact: true, Outside: true, Summary: "Latest alert of each customer."},
-		{Name: RestockSignals, Key: "product", Writers: []string{"restock"}, Readers: []string{"supply chain"}, Keep: 26 * week, Outside: true, Summary: "A product is about to run out, or no longer is."},
-		{Name: RestockState, Key: "product", Writers: []string{"restock"}, Readers: []string{"supply chain"}, Compact: true, Outside: true, Summary: "Latest signal of each product."},
+		{Name: Events, Key: "device; product for stock and catalogue", Writers: []string{"collector"}, Readers: []string{"profile.devices"}, Clock: Events, Keep: 4 * week, Types: []string{typeEvent, typeTick, typeImport, typeShop}, Summary: "What happened: client events, ticks, import and shop marks. The one front door."},
+		{Name: Activity, Key: "profile", Writers: []string{"profile"}, Readers: []string{"recommender.visitors", "churn.customers"}, Clock: Events, Keep: 4 * week, Types: []string{TypeActivity, TypeMerged, typeTick, typeImport, typeShop}, Summary: "What a profile did."},
+		{Name: Supply, Key: "product", Writers: []string{"profile"}, Readers: []string{"restock.products"}, Clock: Events, Keep: 26 * week, Types: []string{TypeSupply, typeTick, typeImport, typeShop}, Summary: "What happened to a product: sales, stock, purchase orders, receipts."},
+		{Name: Catalog, Key: "product", Writers: []string{"profile"}, Readers: []string{"recommender.index"}, Compact: true, Types: []string{TypeProduct}, Summary: "Latest name, category, brand and price of each product."},
+		{Name: RecommendationDeltas, Key: "session", Writers: []string{"recommender"}, Readers: []string{"recommender.index"}, Keep: 2 * week, Types: []string{TypeDelta}, Summary: "A product joined a session: what every replica's index is built from."},
+		{Name: ChurnAlerts, Key: "customer", Writers: []string{"churn"}, Readers: []string{"CRM"}, Keep: 4 * week, Outside: true, Types: []string{TypeAlert}, Summary: "A customer is about to leave, came back, or must be left alone."},
+		{Name: ChurnState, Key: "customer", Writers: []string{"churn"}, Readers: []string{"CRM"}, Compact: true, Outside: true, Types: []string{TypeAlert}, Summary: "Latest alert of each customer."},
+		{Name: RestockSignals, Key: "product", Writers: []string{"restock"}, Readers: []string{"supply chain"}, Keep: 26 * week, Outside: true, Types: []string{TypeSignal}, Summary: "A product is about to run out, or no longer is."},
+		{Name: RestockState, Key: "product", Writers: []string{"restock"}, Readers: []string{"supply chain"}, Compact: true, Outside: true, Types: []string{TypeSignal}, Summary: "Latest signal of each product."},
 		{Name: DeadLetters, Key: "as the source", Writers: []string{"collector", "profile", "recommender", "churn", "restock"}, Keep: 4 * week, Summary: "What could not be folded, as it came, with the reason."},
 	}
 }
@@ -70,4 +71,11 @@ const (
 	TypeDelta    = "sillage.delta.v1"
 	TypeAlert    = "sillage.churn.alert.v1"
 	TypeSignal   = "sillage.restock.signal.v1"
+
+	// Named in libs/stream/step, which knows no catalogue; the command line's
+	// test compares.
+	typeEvent  = "sillage.event.v1"
+	typeTick   = "sillage.tick.v1"
+	typeImport = "sillage.import.v1"
+	typeShop   = "sillage.shop.v1"
 )

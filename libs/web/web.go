@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/sillage-io/sillage/libs/service"
@@ -92,7 +93,7 @@ func (s *Server) Component() service.Component {
 		}()
 		select {
 		case err := <-served:
-			return err
+			return fmt.Errorf("serve: %w", err)
 		case <-ctx.Done():
 		}
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
@@ -101,9 +102,16 @@ func (s *Server) Component() service.Component {
 		if err != nil {
 			err = errors.Join(err, s.server.Close())
 		}
-		<-served
-		return err
+		return errors.Join(err, stopped(<-served))
 	}}
+}
+
+// stopped is what a server said at its end, unless that is what ends it.
+func stopped(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
 }
 
 // recovered answers 500 where a handler panics, and says where.
@@ -156,13 +164,15 @@ func Version() string {
 		return "unknown"
 	}
 	version := info.Main.Version
+	var b strings.Builder
 	for _, s := range info.Settings {
 		if s.Key == "vcs.revision" {
-			version += " " + s.Value[:min(12, len(s.Value))]
+			b.WriteString(" " + s.Value[:min(12, len(s.Value))])
 		}
 		if s.Key == "vcs.modified" && s.Value == "true" {
-			version += " modified"
+			b.WriteString(" modified")
 		}
 	}
+	version += b.String()
 	return version + " " + info.GoVersion
 }

@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/sillage-io/sillage/libs/domain/churn"
 	"google.golang.org/grpc"
+
+	"github.com/sillage-io/sillage/libs/domain/churn"
 
 	"github.com/sillage-io/sillage/libs/service"
 	"github.com/sillage-io/sillage/libs/state"
@@ -68,18 +69,18 @@ func (c Config) setting() churn.Setting {
 func Processor(cfg Config) stream.Processor {
 	return stream.Processor{
 		Name: Name, Topic: topics.Activity, Layout: state.Buckets, Order: step.InTimeOrder,
-		Types: []string{topics.TypeActivity, topics.TypeMerged}, FoldVersion: 1,
+		Types: []string{topics.TypeActivity, topics.TypeMerged}, Wants: wants, FoldVersion: 1,
 		Outputs: []string{topics.ChurnAlerts, topics.ChurnState},
 		New:     stream.Of[Customer](NewFold(cfg), Codec{}),
 	}
 }
 
 // Part is the service as a part of a process.
-func Part(h *host.Host, cfg Config) host.Part {
+func Part(h *host.Host, cfg Config) (host.Part, error) {
 	p := Processor(cfg)
 	server := NewServer(cfg, Deps{Lookup: h.LookupOne(p), Clock: h.Clock(p), Watch: h.Watch})
 	return host.Part{
 		Processors: []stream.Processor{p}, Components: []service.Component{h.Component(p)},
 		Register: func(s *grpc.Server) { churnv1.RegisterChurnServiceServer(s, server) },
-	}
+	}, nil
 }

@@ -7,9 +7,11 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/cespare/xxhash/v2"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sillage-io/sillage/libs/domain/churn"
@@ -59,6 +61,33 @@ func (f Fold) with(unobserved []step.Interval) *churn.Setting {
 	}
 	return &s
 }
+
+// wants passes by what devices did, which is most of a click stream: a device is
+// no customer. It reads one field and leaves the rest to Record.
+func wants(fact step.Fact) bool {
+	if fact.Type != topics.TypeActivity {
+		return true
+	}
+	for b := fact.Value; len(b) > 0; {
+		field, kind, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return true // Record says what is wrong
+		}
+		b = b[n:]
+		if field == knownField && kind == protowire.VarintType {
+			v, _ := protowire.ConsumeVarint(b)
+			return v != 0
+		}
+		if n = protowire.ConsumeFieldValue(field, kind, b); n < 0 {
+			return true
+		}
+		b = b[n:]
+	}
+	return false
+}
+
+// knownField is the number of Activity.known.
+const knownField = 2
 
 // Record folds one activity.
 func (f Fold) Record(c *Customer, fact step.Fact, now step.Instant, out *step.Effects) error {
@@ -196,5 +225,5 @@ func (c *Customer) seen(a *profilev1.Activity, what string, now int64) (*Order, 
 }
 
 func (c *Customer) remember(a *profilev1.Activity, what string, at, now int64) {
-	c.Recent = append(c.Recent[:len(c.Recent):len(c.Recent)], Order{ID: orderHash(a, what), Version: a.Order.GetVersion(), At: at, Known: now, Value: a.Order.GetTotal().GetMicros()})
+	c.Recent = append(slices.Clip(c.Recent), Order{ID: orderHash(a, what), Version: a.Order.GetVersion(), At: at, Known: now, Value: a.Order.GetTotal().GetMicros()})
 }

@@ -143,6 +143,9 @@ func reasons(all []churn.Reason) []Reason {
 			s.Text = fmt.Sprintf("Of customers with a first order, %.0f %% place none in the horizon.", 100*r.Value)
 		case churn.ReasonOrders:
 			s.Text = fmt.Sprintf("The customer has ordered on %.0f days.", r.Value)
+			if r.Value == 1 {
+				s.Text = "The customer has ordered on one day."
+			}
 		case churn.ReasonSilence:
 			s.Text = fmt.Sprintf("Silent for %.0f days; half of the gaps expected of this customer are shorter than %.0f.", r.Value, r.Typical)
 		case churn.ReasonMaxSilence:

@@ -8,7 +8,13 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/sillage-io/sillage/libs/service"
 	"github.com/sillage-io/sillage/libs/stream/record"
+	"github.com/sillage-io/sillage/libs/web"
+	"github.com/sillage-io/sillage/services/internal/host"
 )
 
 // Config is the service's configuration.
@@ -20,11 +26,12 @@ type Config struct {
 	MaxEvents int           `yaml:"max-events" usage:"most events of a call"`
 	Rate      float64       `yaml:"rate" usage:"events a second that a public key may send, with a burst of ten seconds; 0: no limit"`
 	Timeout   time.Duration `yaml:"timeout" usage:"how long a call waits for the broker before it answers 503"`
+	HTTP      web.Config    `yaml:"http"`
 }
 
 // DefaultConfig returns the defaults; the files have none.
 func DefaultConfig() Config {
-	return Config{MaxBody: 1 << 20, MaxEvent: 32 << 10, MaxEvents: 2500, Rate: 2000, Timeout: 10 * time.Second}
+	return Config{MaxBody: 1 << 20, MaxEvent: 32 << 10, MaxEvents: 2500, Rate: 2000, Timeout: 10 * time.Second, HTTP: web.Config{Listen: "127.0.0.1:8080"}}
 }
 
 // Validate reports all mistakes.
@@ -44,6 +51,9 @@ func (c Config) Validate() error {
 	}
 	if c.Timeout <= 0 {
 		errs = append(errs, fmt.Errorf("timeout: %v is not positive", c.Timeout))
+	}
+	if err := c.HTTP.Validate(); err != nil {
+		errs = append(errs, fmt.Errorf("http: %w", err))
 	}
 	return errors.Join(errs...)
 }
@@ -68,6 +78,7 @@ type Collector struct {
 	shops  *Shops
 	limits limiter
 	counts counters
+	url    string
 
 	mu      sync.Mutex
 	imports map[string]*sync.Mutex // one request of an import at a time
@@ -87,6 +98,63 @@ func New(cfg Config, deps Deps) (*Collector, error) {
 		return nil, err
 	}
 	return &Collector{cfg: cfg, deps: deps, keys: keys, shops: shops, limits: limiter{rate: cfg.Rate, buckets: map[string]*bucket{}}, imports: map[string]*sync.Mutex{}}, nil
+}
+
+// Open makes a collector that appends through a host, and what it adds to the
+// process: HTTP server, ticks and producer.
+func Open(h *host.Host, cfg Config) (*Collector, host.Part, error) {
+	producer := h.Client.NewSharedProducer()
+	closing := service.Component{Name: "collector.producer", Run: waiting, Close: func() {
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		producer.Close(ctx)
+	}}
+	c, err := New(cfg, Deps{Publish: producer.Produce, Partitions: h.Partitions, Now: time.Now, Log: h.Log, Full: h.Full})
+	if err != nil {
+		closing.Close()
+		return nil, host.Part{}, err
+	}
+	server, err := web.Listen("collector", "http.listen", cfg.HTTP, c.Handler(), h.Log)
+	if err != nil {
+		closing.Close()
+		return nil, host.Part{}, err
+	}
+	c.url = server.URL()
+	return c, host.Part{
+		Components: []service.Component{closing, {Name: "collector.ticks", Run: c.Run}, server.Component()},
+		Measure:    c.measure, Addresses: []string{"collector=" + c.url},
+	}, nil
+}
+
+// closeTimeout bounds the last flush; what is in hand has been answered by then.
+const closeTimeout = 5 * time.Second
+
+// waiting has nothing to do until the stop.
+func waiting(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+// Part is the service as a part of a process.
+func Part(h *host.Host, cfg Config) (host.Part, error) {
+	_, p, err := Open(h, cfg)
+	return p, err
+}
+
+// URL is where the collector of [Open] answers.
+func (c *Collector) URL() string { return c.url }
+
+// measure registers the totals.
+func (c *Collector) measure(m metric.Meter) error {
+	_, err := m.Int64ObservableCounter("collector.events", metric.WithDescription("Events by what became of them."), metric.WithInt64Callback(
+		func(_ context.Context, o metric.Int64Observer) error {
+			n := c.Counts()
+			for outcome, v := range map[string]int64{"accepted": n.Accepted, "rejected": n.Rejected, "refused": n.Refused, "failed": n.Failed} {
+				o.Observe(v, metric.WithAttributes(attribute.String("outcome", outcome)))
+			}
+			return nil
+		}))
+	return err
 }
 
 // Run appends the time and watches the keys until ctx ends.

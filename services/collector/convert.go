@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -13,51 +14,72 @@ import (
 	eventv1 "github.com/sillage-io/sillage/proto/gen/go/sillage/event/v1"
 )
 
-// batch is the body of a batch call, or of a single one (one item at the top).
+// batch is the body of a batch call. The slices share the body's memory.
 type batch struct {
-	Batch    []json.RawMessage `json:"batch"`
-	SentAt   string            `json:"sentAt"`
-	WriteKey string            `json:"writeKey"`
-	Context  json.RawMessage   `json:"context"`
+	items    [][]byte
+	has      bool // an array called batch
+	sentAt   text
+	writeKey text
+	context  []byte
 }
 
-// item is one call of the Segment API.
-type item struct {
-	Type              string          `json:"type"`
-	Event             string          `json:"event"`
-	Name              string          `json:"name"`
-	MessageID         string          `json:"messageId"`
-	AnonymousID       text            `json:"anonymousId"`
-	UserID            text            `json:"userId"`
-	Timestamp         string          `json:"timestamp"`
-	OriginalTimestamp string          `json:"originalTimestamp"`
-	SentAt            string          `json:"sentAt"`
-	WriteKey          string          `json:"writeKey"`
-	Properties        json.RawMessage `json:"properties"`
-	Traits            json.RawMessage `json:"traits"`
-	Context           json.RawMessage `json:"context"`
-}
-
-// text takes a string or a number: ids come as both.
-type text string
-
-// UnmarshalJSON reads a string, a number or null.
-func (t *text) UnmarshalJSON(b []byte) error {
-	switch {
-	case len(b) == 0 || string(b) == "null":
-		*t = ""
-	case b[0] == '"':
-		var s string
-		if err := json.Unmarshal(b, &s); err != nil {
-			return err
+// readBatch reads the body of a call, which is valid JSON; it tells whether
+// that is an object.
+func readBatch(data []byte) (b batch, ok bool) {
+	ok = members(data, func(key, v []byte) {
+		switch string(key) {
+		case "batch":
+			b.items = nil // of two members of one name the last counts
+			b.has = elements(v, func(v []byte) { b.items = append(b.items, v) })
+		case "sentAt":
+			b.sentAt = textOf(v)
+		case "writeKey":
+			b.writeKey = textOf(v)
+		case "context":
+			b.context = v
 		}
-		*t = text(strings.TrimSpace(s))
-	case b[0] == '-' || (b[0] >= '0' && b[0] <= '9'):
-		*t = text(b)
-	default:
-		return fmt.Errorf("%s is neither text nor a number", clip(string(b)))
-	}
-	return nil
+	})
+	return b, ok
+}
+
+// item is one call of the Segment API. The slices share the body's memory.
+type item struct {
+	kind, event, name, messageID         text // kind: of call
+	anonymousID, userID                  text
+	timestamp, originalTimestamp, sentAt text
+	properties, context                  []byte
+}
+
+// readItem reads an item, which is valid JSON; it tells whether that is an
+// object.
+func readItem(raw []byte) (it item, ok bool) {
+	ok = members(raw, func(key, v []byte) {
+		switch string(key) {
+		case "type":
+			it.kind = textOf(v)
+		case "event":
+			it.event = textOf(v)
+		case "name":
+			it.name = textOf(v)
+		case "messageId":
+			it.messageID = textOf(v)
+		case "anonymousId":
+			it.anonymousID = textOf(v)
+		case "userId":
+			it.userID = textOf(v)
+		case "timestamp":
+			it.timestamp = textOf(v)
+		case "originalTimestamp":
+			it.originalTimestamp = textOf(v)
+		case "sentAt":
+			it.sentAt = textOf(v)
+		case "properties":
+			it.properties = v
+		case "context":
+			it.context = v
+		}
+	})
+	return it, ok
 }
 
 func clip(s string) string {
@@ -69,39 +91,111 @@ func clip(s string) string {
 
 // product is a product as the e-commerce specification writes it.
 type product struct {
-	ProductID text `json:"product_id"`
-	SKU       text `json:"sku"`
-	Name      text `json:"name"`
-	Category  text `json:"category"`
-	Brand     text `json:"brand"`
-	Price     text `json:"price"`
-	Quantity  text `json:"quantity"`
-	Charge    bool `json:"charge"`
+	productID, id, sku, name, category, brand, price, quantity text
+	charge                                                     bool
+}
+
+func (p *product) member(key, v []byte) {
+	switch string(key) {
+	case "product_id":
+		p.productID = textOf(v)
+	case "id": // of the first e-commerce specification, as the Go clients still write it
+		p.id = textOf(v)
+	case "sku":
+		p.sku = textOf(v)
+	case "name":
+		p.name = textOf(v)
+	case "category":
+		p.category = textOf(v)
+	case "brand":
+		p.brand = textOf(v)
+	case "price":
+		p.price = textOf(v)
+	case "quantity":
+		p.quantity = textOf(v)
+	case "charge":
+		p.charge = string(v) == "true"
+	}
 }
 
 // properties are those that something is done with.
 type properties struct {
 	product
-	Currency        text      `json:"currency"`
-	Products        []product `json:"products"`
-	OrderID         text      `json:"order_id"`
-	Total           text      `json:"total"`
-	Revenue         text      `json:"revenue"`
-	Value           text      `json:"value"`
-	Version         text      `json:"version"`
-	Part            uint32    `json:"part"`
-	Parts           uint32    `json:"parts"`
-	Query           text      `json:"query"`
-	CampaignID      text      `json:"campaign_id"`
-	Path            text      `json:"path"`
-	URL             text      `json:"url"`
-	Level           text      `json:"level"`
-	Units           text      `json:"units"`
-	PurchaseOrderID text      `json:"purchase_order_id"`
-	Due             string    `json:"due"`
-	PackSize        text      `json:"pack_size"`
-	MinimumOrder    text      `json:"minimum_order"`
-	Active          *bool     `json:"active"`
+	products                           []product
+	currency                           text
+	orderID, total, revenue, value     text
+	version, part, parts               text
+	query, campaignID, path, url       text
+	level, units, purchaseOrderID, due text
+	packSize, minimumOrder             text
+	inactive                           bool
+}
+
+// readProperties reads what it can; the error says what it could not.
+func readProperties(raw []byte) (p properties, err error) {
+	object := members(raw, func(key, v []byte) {
+		switch string(key) {
+		case "products":
+			p.products = nil
+			list := elements(v, func(v []byte) {
+				var q product
+				if !members(v, q.member) {
+					err = fmt.Errorf("products[%d]: not an object", len(p.products))
+				}
+				if q.productID == "" {
+					q.productID = q.id
+				}
+				p.products = append(p.products, q)
+			})
+			if !list && string(v) != "null" {
+				err = errors.New("products: not a list")
+			}
+		case "currency":
+			p.currency = textOf(v)
+		case "order_id", "orderId": // the second by the Go clients
+			p.orderID = textOf(v)
+		case "total":
+			p.total = textOf(v)
+		case "revenue":
+			p.revenue = textOf(v)
+		case "value":
+			p.value = textOf(v)
+		case "version":
+			p.version = textOf(v)
+		case "part":
+			p.part = textOf(v)
+		case "parts":
+			p.parts = textOf(v)
+		case "query":
+			p.query = textOf(v)
+		case "campaign_id":
+			p.campaignID = textOf(v)
+		case "path":
+			p.path = textOf(v)
+		case "url":
+			p.url = textOf(v)
+		case "level":
+			p.level = textOf(v)
+		case "units":
+			p.units = textOf(v)
+		case "purchase_order_id":
+			p.purchaseOrderID = textOf(v)
+		case "due":
+			p.due = textOf(v)
+		case "pack_size":
+			p.packSize = textOf(v)
+		case "minimum_order":
+			p.minimumOrder = textOf(v)
+		case "active":
+			p.inactive = string(v) == "false"
+		default:
+			p.member(key, v)
+		}
+	})
+	if !object && len(raw) > 0 && string(raw) != "null" {
+		return p, errors.New("properties: not an object")
+	}
+	return p, err
 }
 
 // kinds are the canonical events that something is done with.
@@ -128,27 +222,35 @@ var kinds = map[commerce.Event]eventv1.Kind{
 	commerce.EmailMarkedAsSpam:      eventv1.Kind_KIND_UNSUBSCRIBED,
 }
 
-// facts are the events of servers that the specification does not know.
+// facts are the events of servers that the specification does not know, by
+// their names without case, spaces, underscores and hyphens.
 var facts = map[string]eventv1.Kind{
-	"stock level changed":   eventv1.Kind_KIND_STOCK_LEVEL,
-	"stock adjusted":        eventv1.Kind_KIND_STOCK_ADJUSTED,
-	"purchase order placed": eventv1.Kind_KIND_PURCHASE_ORDERED,
-	"goods received":        eventv1.Kind_KIND_GOODS_RECEIVED,
-	"product updated":       eventv1.Kind_KIND_CATALOG_CHANGED,
-	"signed out":            eventv1.Kind_KIND_SIGNED_OUT,
+	"stocklevelchanged":   eventv1.Kind_KIND_STOCK_LEVEL,
+	"stockadjusted":       eventv1.Kind_KIND_STOCK_ADJUSTED,
+	"purchaseorderplaced": eventv1.Kind_KIND_PURCHASE_ORDERED,
+	"purchaseordered":     eventv1.Kind_KIND_PURCHASE_ORDERED,
+	"goodsreceived":       eventv1.Kind_KIND_GOODS_RECEIVED,
+	"productupdated":      eventv1.Kind_KIND_CATALOG_CHANGED,
+	"catalogupdated":      eventv1.Kind_KIND_CATALOG_CHANGED,
+	"signedout":           eventv1.Kind_KIND_SIGNED_OUT,
 }
 
+// folding drops what does not distinguish names, as commerce.LookupEvent does.
+var folding = strings.NewReplacer(" ", "", "_", "", "-", "")
+
 func kindOf(it *item) (eventv1.Kind, error) {
-	switch it.Type {
+	switch it.kind {
 	case "track":
-		if it.Event == "" {
+		if it.event == "" || it.event == noText {
 			return 0, errors.New("event: a track call names its event")
 		}
-		if k, ok := kinds[commerce.LookupEvent(it.Event)]; ok {
+		if k, ok := kinds[commerce.LookupEvent(string(it.event))]; ok {
 			return k, nil
 		}
-		if k, ok := facts[strings.ToLower(it.Event)]; ok {
-			return k, nil
+		if len(it.event) <= maxName {
+			if k, ok := facts[strings.ToLower(folding.Replace(string(it.event)))]; ok {
+				return k, nil
+			}
 		}
 		return eventv1.Kind_KIND_OTHER, nil
 	case "page", "screen":
@@ -157,20 +259,23 @@ func kindOf(it *item) (eventv1.Kind, error) {
 		return eventv1.Kind_KIND_IDENTIFY, nil
 	case "group", "alias":
 		return eventv1.Kind_KIND_OTHER, nil
-	case "":
+	case "", noText:
 		return 0, errors.New("type: missing")
 	}
-	return 0, fmt.Errorf("type: %q is none of track, identify, page, screen, group, alias", clip(it.Type))
+	return 0, fmt.Errorf("type: %q is none of track, identify, page, screen, group, alias", clip(string(it.kind)))
 }
 
-// ofServers are the kinds that only a secret key may report.
-func ofServers(k eventv1.Kind) bool {
+// isOrder are the kinds that are about an order.
+func isOrder(k eventv1.Kind) bool {
 	switch k {
 	case eventv1.Kind_KIND_ORDER_COMPLETED, eventv1.Kind_KIND_ORDER_REFUNDED, eventv1.Kind_KIND_ORDER_CANCELLED:
 		return true
 	}
-	return ofProduct(k)
+	return false
 }
+
+// ofServers are the kinds that only a secret key may report.
+func ofServers(k eventv1.Kind) bool { return isOrder(k) || ofProduct(k) }
 
 // ofProduct are the kinds that are about a product and nobody's doing.
 func ofProduct(k eventv1.Kind) bool {
@@ -204,27 +309,27 @@ const (
 
 // when believes a time: what the client says, corrected by how far its clock
 // is off.
-func when(it *item, sentAt string, kind KeyKind, now time.Time, e *eventv1.Event) error {
-	said := it.Timestamp
+func when(it *item, sentAt text, kind KeyKind, now time.Time, e *eventv1.Event) error {
+	said := it.timestamp
 	if said == "" {
-		said = it.OriginalTimestamp
+		said = it.originalTimestamp
 	}
 	at := now
 	if said != "" {
-		t, err := time.Parse(time.RFC3339Nano, said)
+		t, err := time.Parse(time.RFC3339Nano, string(said))
 		if err != nil {
-			return fmt.Errorf("timestamp: %q is not ISO 8601", clip(said))
+			return fmt.Errorf("timestamp: %q is not ISO 8601", clip(said.orEmpty()))
 		}
 		if t.Year() < 1971 || t.Year() > 9999 {
-			return fmt.Errorf("timestamp: %s is no time an event can have", clip(said))
+			return fmt.Errorf("timestamp: %s is no time an event can have", clip(string(said)))
 		}
 		at = t
 		e.OriginalTimeMs = t.UnixMilli()
-		if it.SentAt != "" {
-			sentAt = it.SentAt
+		if it.sentAt != "" {
+			sentAt = it.sentAt
 		}
 		if kind == Public && sentAt != "" {
-			if sent, err := time.Parse(time.RFC3339Nano, sentAt); err == nil {
+			if sent, err := time.Parse(time.RFC3339Nano, string(sentAt)); err == nil {
 				if skew := sent.Sub(now); skew.Abs() > correctAbove && skew.Abs() < 20*365*24*time.Hour {
 					e.ClockSkewMs = skew.Milliseconds()
 					at = at.Add(-skew)
@@ -233,7 +338,7 @@ func when(it *item, sentAt string, kind KeyKind, now time.Time, e *eventv1.Event
 		}
 	}
 	if kind == Public && now.Sub(at) > oldest {
-		return fmt.Errorf("timestamp: %s is older than 30 days; older events need a secret key or an import", clip(said))
+		return fmt.Errorf("timestamp: %s is older than 30 days; older events need a secret key or an import", clip(string(said)))
 	}
 	if at.After(now) {
 		at = now // event time never lies behind the append: ahead or not, it counts as now
@@ -242,146 +347,183 @@ func when(it *item, sentAt string, kind KeyKind, now time.Time, e *eventv1.Event
 	return nil
 }
 
-// convert makes the event that an item tells.
+// Longest name of an event and longest message id, in bytes.
+const (
+	maxName      = 200
+	maxMessageID = 200
+)
+
+// convert makes the event that an item tells. Of orders, stock and catalogue
+// everything has to be right, because decisions are made of them; of what a
+// visitor does, a price or a product that cannot be read is left out, for the
+// visit is worth more than the field (all of it stays in properties_json).
 func convert(it *item, key Key, e *eventv1.Event) error {
 	kind, err := kindOf(it)
 	if err != nil {
 		return err
 	}
 	if ofServers(kind) && key.Kind == Public {
-		return fmt.Errorf("event: %q needs a secret key", clip(it.Event))
+		return fmt.Errorf("event: %q needs a secret key", clip(string(it.event)))
 	}
-	var errs []error
-	check := func(what string, v text) string {
-		s, err := id(what, v)
-		errs = append(errs, err)
-		return s
+	e.Kind, e.Name = kind, string(it.event)
+	if it.kind != "track" {
+		e.Name = it.name.orEmpty()
 	}
-	e.Kind, e.Name = kind, it.Event
-	if it.Type != "track" {
-		e.Name = it.Name
+	if len(e.Name) > maxName {
+		return fmt.Errorf("event: a name longer than %d bytes", maxName)
 	}
-	if len(e.Name) > 200 {
-		return errors.New("event: longer than 200 bytes")
+	if it.messageID == noText || len(it.messageID) > maxMessageID {
+		return fmt.Errorf("messageId: a text of up to %d bytes is needed", maxMessageID)
 	}
-	e.AnonymousId, e.UserId = check("anonymousId", it.AnonymousID), check("userId", it.UserID)
-	e.MessageId = it.MessageID
-	if len(e.MessageId) > 200 {
-		return errors.New("messageId: longer than 200 bytes")
+	e.MessageId = string(it.messageID)
+	who := reader{strict: true}
+	e.AnonymousId, e.UserId = who.id("anonymousId", it.anonymousID), who.id("userId", it.userID)
+	if len(who.errs) > 0 {
+		return errors.Join(who.errs...)
 	}
-	var p properties
-	if len(it.Properties) > 0 && string(it.Properties) != "null" {
-		if err := json.Unmarshal(it.Properties, &p); err != nil {
-			return fmt.Errorf("properties: %w", err)
-		}
+	if kind == eventv1.Kind_KIND_OTHER || kind == eventv1.Kind_KIND_IDENTIFY || kind == eventv1.Kind_KIND_SIGNED_OUT {
+		return nil // nothing is done with their properties, whatever they are
 	}
-	currency := ""
-	if p.Currency != "" {
-		c, err := commerce.Currency(string(p.Currency))
-		errs = append(errs, err)
-		currency = c
-	}
-	money := func(what string, v text) *eventv1.Money {
-		if v == "" {
-			return nil
-		}
-		micros, err := commerce.ParseMicros(string(v))
-		if err != nil {
-			if f, ferr := strconv.ParseFloat(string(v), 64); ferr == nil {
-				micros, err = commerce.MicrosOf(f) // 1e3 is a number, too
-			}
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", what, err))
-			return nil
-		}
-		return &eventv1.Money{Currency: currency, Micros: micros}
-	}
-	line := func(what string, q *product) {
-		name := q.ProductID
-		if name == "" {
-			name = q.SKU
-		}
-		l := &eventv1.Line{
-			ProductId: check(what+"product_id", name), Name: string(q.Name), Category: string(q.Category), Brand: string(q.Brand),
-			Price: money(what+"price", q.Price), Charge: q.Charge,
-		}
-		l.Quantity = 1
-		if q.Quantity != "" {
-			n, err := whole(q.Quantity)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("%squantity: %w", what, err))
-			}
-			l.Quantity = n
-		}
-		if l.ProductId != "" || l.Charge {
-			e.Lines = append(e.Lines, l)
-		}
+	p, err := readProperties(it.properties)
+	r := reader{strict: ofServers(kind)}
+	r.note(err)
+	if p.currency != "" {
+		c, err := commerce.Currency(string(p.currency))
+		r.note(err)
+		r.currency = c
 	}
 	switch {
 	case ofProduct(kind):
-		errs = append(errs, product1(kind, &p, e, check, line))
-	case kind == eventv1.Kind_KIND_ORDER_COMPLETED || kind == eventv1.Kind_KIND_ORDER_REFUNDED || kind == eventv1.Kind_KIND_ORDER_CANCELLED:
-		for i := range p.Products {
-			line("products["+strconv.Itoa(i)+"].", &p.Products[i])
-		}
-		for _, l := range e.Lines {
-			if l.Quantity < 0 {
-				errs = append(errs, errors.New("products: a negative quantity is a refund or a stock adjustment, not a sale"))
-				break
-			}
-		}
-		total := p.Total
-		if total == "" {
-			total = p.Revenue
-		}
-		if total == "" {
-			total = p.Value
-		}
-		version, err := whole(p.Version)
-		if p.Version == "" {
-			version, err = 0, nil
-		}
-		if err != nil || version < 0 || version > math.MaxUint32 {
-			errs = append(errs, fmt.Errorf("version: %q is not a whole number", clip(string(p.Version))))
-		}
-		e.Order = &eventv1.Order{OrderId: check("order_id", p.OrderID), Total: money("total", total), Version: uint32(version), Part: p.Part, Parts: p.Parts}
-		if e.Order.OrderId == "" {
-			errs = append(errs, errors.New("order_id: missing"))
-		}
+		r.note(fact(&r, kind, &p, e))
+	case isOrder(kind):
+		order(&r, &p, e)
 	default:
-		if p.ProductID != "" || p.SKU != "" {
-			line("", &p.product)
+		if p.productID != "" || p.sku != "" {
+			r.line(e, "", &p.product)
 		}
-		for i := range p.Products {
-			line("products["+strconv.Itoa(i)+"].", &p.Products[i])
+		for i := range p.products {
+			r.line(e, "products["+strconv.Itoa(i)+"].", &p.products[i])
 		}
-		e.Text = string(first(p.Query, p.CampaignID, p.Path, p.URL))
+		e.Text = first(p.query, p.campaignID, p.path, p.url).orEmpty()
 	}
-	return errors.Join(errs...)
+	return errors.Join(r.errs...)
 }
 
-// product1 converts a fact about one product.
-func product1(kind eventv1.Kind, p *properties, e *eventv1.Event, check func(string, text) string, line func(string, *product)) error {
-	name := first(p.ProductID, p.SKU)
-	if kind == eventv1.Kind_KIND_CATALOG_CHANGED {
-		p.Quantity = "0"
-		if p.Active != nil && !*p.Active {
-			p.Quantity = "-1"
+// reader reads fields and collects what is wrong with them: where it is strict.
+type reader struct {
+	strict   bool
+	currency string
+	errs     []error
+}
+
+func (r *reader) note(err error) {
+	if err != nil && r.strict {
+		r.errs = append(r.errs, err)
+	}
+}
+
+func (r *reader) id(what string, v text) string {
+	s, err := id(what, v)
+	r.note(err)
+	return s
+}
+
+// money reads an amount; nil where there is none.
+func (r *reader) money(what string, v text) *eventv1.Money {
+	if v == "" {
+		return nil
+	}
+	micros, err := commerce.ParseMicros(string(v))
+	if err != nil {
+		if f, ferr := strconv.ParseFloat(string(v), 64); ferr == nil {
+			micros, err = commerce.MicrosOf(f) // 1e3 is a number, too
 		}
-		line("", &p.product)
-		if len(e.Lines) == 0 {
+	}
+	if err != nil {
+		r.note(fmt.Errorf("%s: %w", what, err))
+		return nil
+	}
+	return &eventv1.Money{Currency: r.currency, Micros: micros}
+}
+
+// count reads a whole number that is not negative; 0 where there is none.
+func (r *reader) count(what string, v text) uint32 {
+	if v == "" {
+		return 0
+	}
+	f, err := strconv.ParseFloat(string(v), 64)
+	if err != nil || f != math.Trunc(f) || f < 0 || f > math.MaxUint32 {
+		r.note(fmt.Errorf("%s: %q is not a whole number from 0 to %d", what, clip(v.orEmpty()), uint32(math.MaxUint32)))
+		return 0
+	}
+	return uint32(f)
+}
+
+// line appends a product to the event's lines; one without an id is left out.
+func (r *reader) line(e *eventv1.Event, what string, p *product) {
+	l := &eventv1.Line{
+		ProductId: r.id(what+"product_id", first(p.productID, p.sku)), Name: p.name.orEmpty(), Category: p.category.orEmpty(), Brand: p.brand.orEmpty(),
+		Quantity: 1, Price: r.money(what+"price", p.price), Charge: p.charge,
+	}
+	if p.quantity != "" {
+		n, err := whole(p.quantity)
+		if err == nil {
+			l.Quantity = n
+		} else {
+			r.note(fmt.Errorf("%squantity: %w", what, err))
+		}
+	}
+	if l.ProductId != "" || l.Charge {
+		e.Lines = append(e.Lines, l)
+	}
+}
+
+// order converts an order, a refund or a cancellation.
+func order(r *reader, p *properties, e *eventv1.Event) {
+	for i := range p.products {
+		r.line(e, "products["+strconv.Itoa(i)+"].", &p.products[i])
+	}
+	for _, l := range e.Lines {
+		if l.Quantity < 0 {
+			r.note(errors.New("products: a negative quantity is a refund or a stock adjustment, not a sale"))
+			break
+		}
+	}
+	e.Order = &eventv1.Order{
+		OrderId: r.id("order_id", p.orderID), Total: r.money("total", first(p.total, p.revenue, p.value)),
+		Version: r.count("version", p.version), Part: r.count("part", p.part), Parts: r.count("parts", p.parts),
+	}
+	if e.Order.OrderId == "" {
+		r.note(errors.New("order_id: missing"))
+	}
+	if e.Order.Part > max(e.Order.Parts, 1) || (e.Order.Part == 0 && e.Order.Parts > 1) {
+		r.note(fmt.Errorf("part: %d of %d", e.Order.Part, e.Order.Parts))
+	}
+}
+
+// fact converts a fact about one product.
+func fact(r *reader, kind eventv1.Kind, p *properties, e *eventv1.Event) error {
+	if kind == eventv1.Kind_KIND_CATALOG_CHANGED {
+		p.quantity = "0"
+		if p.inactive {
+			p.quantity = "-1"
+		}
+		r.line(e, "", &p.product)
+		if len(e.Lines) == 0 || e.Lines[0].ProductId == "" {
 			return errors.New("product_id: missing")
 		}
 		return nil
 	}
-	s := &eventv1.Stock{ProductId: check("product_id", name), PurchaseOrderId: check("purchase_order_id", p.PurchaseOrderID)}
+	s := &eventv1.Stock{
+		ProductId: r.id("product_id", first(p.productID, p.sku)), PurchaseOrderId: r.id("purchase_order_id", p.purchaseOrderID),
+		PackSize: r.count("pack_size", p.packSize), MinimumOrder: r.count("minimum_order", p.minimumOrder),
+	}
 	e.Stock = s
 	var errs []error
 	if s.ProductId == "" {
 		errs = append(errs, errors.New("product_id: missing"))
 	}
-	units, err := whole(first(p.Units, p.Level, p.Quantity))
+	units, err := whole(first(p.units, p.level, p.quantity))
 	if err != nil {
 		errs = append(errs, fmt.Errorf("units: %w", err))
 	}
@@ -389,26 +531,13 @@ func product1(kind eventv1.Kind, p *properties, e *eventv1.Event, check func(str
 		errs = append(errs, fmt.Errorf("units: %d received", units))
 	}
 	s.Units = units
-	for _, f := range []struct {
-		what string
-		in   text
-		out  *uint32
-	}{{"pack_size", p.PackSize, &s.PackSize}, {"minimum_order", p.MinimumOrder, &s.MinimumOrder}} {
-		if f.in == "" {
-			continue
-		}
-		n, err := whole(f.in)
-		if err != nil || n < 0 || n > math.MaxUint32 {
-			errs = append(errs, fmt.Errorf("%s: %q is not a whole number", f.what, clip(string(f.in))))
-		}
-		*f.out = uint32(n)
-	}
-	if p.Due != "" {
-		due, err := time.Parse(time.RFC3339Nano, p.Due)
+	if p.due != "" {
+		due, err := time.Parse(time.RFC3339Nano, string(p.due))
 		if err != nil {
-			errs = append(errs, fmt.Errorf("due: %q is not ISO 8601", clip(p.Due)))
+			errs = append(errs, fmt.Errorf("due: %q is not ISO 8601", clip(p.due.orEmpty())))
+		} else {
+			s.DueMs = due.UnixMilli()
 		}
-		s.DueMs = due.UnixMilli()
 	}
 	return errors.Join(errs...)
 }
@@ -434,7 +563,7 @@ func whole(t text) (int64, error) {
 	if err != nil {
 		f, ferr := strconv.ParseFloat(string(t), 64)
 		if ferr != nil || f != math.Trunc(f) || math.Abs(f) > maxUnits {
-			return 0, fmt.Errorf("%q is not a whole number", clip(string(t)))
+			return 0, fmt.Errorf("%q is not a whole number", clip(t.orEmpty()))
 		}
 		n = int64(f)
 	}
@@ -444,28 +573,142 @@ func whole(t text) (int64, error) {
 	return n, nil
 }
 
+// surroundings are what is kept of an item's context.
+type surroundings struct {
+	json    []byte // whole but for the address, which is truncated, and traits, which are nobody's business here
+	consent *eventv1.Consent
+	agent   string // User-Agent
+}
+
+// read reads a context. Where it cannot be read, nothing is known of it.
+func read(context []byte, privacyControl bool) surroundings {
+	var s surroundings
+	var consent []byte
+	personal := false
+	if members(context, func(key, v []byte) {
+		switch {
+		case string(key) == "userAgent":
+			s.agent = textOf(v).orEmpty()
+		case string(key) == "consent":
+			consent = v
+		case isPersonal(key):
+			personal = true
+		}
+	}) {
+		s.json = context
+	}
+	if personal {
+		s.json = redacted(context)
+	}
+	s.consent = consentOf(consent, privacyControl)
+	return s
+}
+
+// isPersonal tells what of a context is not kept as it is. Decoders take keys
+// that differ in case only for one, so they are one here.
+func isPersonal(key []byte) bool {
+	return strings.EqualFold(string(key), "ip") || strings.EqualFold(string(key), "traits")
+}
+
+// redacted is a context without traits and with the network of the address
+// only.
+func redacted(context []byte) []byte {
+	out := []byte{'{'}
+	add := func(key, v []byte) {
+		if len(out) > 1 {
+			out = append(out, ',')
+		}
+		quoted, err := json.Marshal(string(key))
+		if err != nil {
+			return // text always can be quoted
+		}
+		out = append(append(append(out, quoted...), ':'), v...)
+	}
+	members(context, func(key, v []byte) {
+		if !isPersonal(key) {
+			add(key, v)
+		} else if network := networkOf(textOf(v)); network != "" && strings.EqualFold(string(key), "ip") {
+			add([]byte("ip"), []byte(strconv.Quote(network)))
+		}
+	})
+	return append(out, '}')
+}
+
+// networkOf truncates an address: to 24 bits, or to 48 where it has 128. What
+// is no address is left out.
+func networkOf(ip text) string {
+	addr, err := netip.ParseAddr(string(ip))
+	if err != nil {
+		return ""
+	}
+	addr = addr.Unmap().WithZone("")
+	bits := 24
+	if addr.Is6() {
+		bits = 48
+	}
+	network, err := addr.Prefix(bits)
+	if err != nil {
+		return ""
+	}
+	return network.Addr().String()
+}
+
+// merged is an item's context with what the batch's says beyond it.
+func merged(item, batch []byte) []byte {
+	if len(batch) == 0 || batch[0] != '{' {
+		return item
+	}
+	if len(item) == 0 || item[0] != '{' {
+		return batch
+	}
+	var all map[string]json.RawMessage
+	if json.Unmarshal(batch, &all) != nil || json.Unmarshal(item, &all) != nil {
+		return item
+	}
+	data, err := json.Marshal(all)
+	if err != nil {
+		return item
+	}
+	return data
+}
+
+// isBot tells whether a User-Agent says that it is a crawler. It is about what
+// says so itself; who hides is not found here.
+func isBot(agent string) bool {
+	a := strings.ToLower(agent)
+	if strings.Contains(a, "crawler") || strings.Contains(a, "spider") || strings.Contains(a, "slurp") {
+		return true
+	}
+	for {
+		before, after, found := strings.Cut(a, "bot")
+		if !found {
+			return false
+		}
+		// Googlebot/2.1, but neither "both" nor the phones of Cubot.
+		if !strings.HasSuffix(before, "cu") && (after == "" || after[0] < 'a' || after[0] > 'z') {
+			return true
+		}
+		a = after
+	}
+}
+
 // consentOf reads what the visitor allows: Segment's consent object, and the
 // Global Privacy Control header, which is an objection to marketing and
 // personalisation.
-func consentOf(context json.RawMessage, privacyControl bool) *eventv1.Consent {
-	var c struct {
-		Consent *struct {
-			Categories map[string]bool `json:"categoryPreferences"`
-		} `json:"consent"`
-	}
-	if len(context) > 0 && json.Unmarshal(context, &c) != nil {
-		c.Consent = nil
-	}
-	if c.Consent == nil && !privacyControl {
+func consentOf(object []byte, privacyControl bool) *eventv1.Consent {
+	if len(object) == 0 && !privacyControl {
 		return nil
 	}
 	consent := &eventv1.Consent{RefusesPersonalisation: privacyControl, RefusesMarketing: privacyControl}
-	if c.Consent != nil {
-		for name, allowed := range c.Consent.Categories {
-			if allowed {
-				continue
+	said := members(object, func(key, v []byte) {
+		if string(key) != "categoryPreferences" {
+			return
+		}
+		members(v, func(name, v []byte) {
+			if string(v) == "true" { // what is neither yes nor no counts as no
+				return
 			}
-			switch n := strings.ToLower(name); {
+			switch n := strings.ToLower(string(name)); {
 			case strings.Contains(n, "analytic"), strings.Contains(n, "performance"):
 				consent.RefusesAnalytics = true
 			case strings.Contains(n, "personal"), strings.Contains(n, "functional"):
@@ -473,7 +716,10 @@ func consentOf(context json.RawMessage, privacyControl bool) *eventv1.Consent {
 			case strings.Contains(n, "market"), strings.Contains(n, "advert"), strings.Contains(n, "target"):
 				consent.RefusesMarketing = true
 			}
-		}
+		})
+	})
+	if !said && !privacyControl {
+		return nil
 	}
 	return consent
 }

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"strconv"
 	"sync"
@@ -72,6 +71,10 @@ func (c *Collector) admin(w http.ResponseWriter, r *http.Request, shop string) (
 
 // imported takes a part of an import.
 func (c *Collector) imported(w http.ResponseWriter, r *http.Request) {
+	if _, ok := c.keyOf(r, ""); !ok { // before anything is read
+		fail(w, http.StatusUnauthorized, "unknown write key; it is the user of Basic authorisation, with an empty password")
+		return
+	}
 	data, err := body(r, maxImportBody)
 	if err != nil {
 		if errors.Is(err, errTooLarge) {
@@ -81,8 +84,8 @@ func (c *Collector) imported(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, "%v", err)
 		return
 	}
-	var req ImportRequest
-	if err := json.Unmarshal(data, &req); err != nil {
+	req, err := readImport(data)
+	if err != nil {
 		fail(w, http.StatusBadRequest, "body: %v", err)
 		return
 	}
@@ -102,7 +105,7 @@ func (c *Collector) imported(w http.ResponseWriter, r *http.Request) {
 	lock := c.lockOf(req.Shop)
 	if !lock.TryLock() {
 		w.Header().Set("Retry-After", "1")
-		fail(w, http.StatusServiceUnavailable, "another request of this import is under way")
+		fail(w, http.StatusServiceUnavailable, "another request about shop %s is under way", req.Shop)
 		return
 	}
 	defer lock.Unlock()
@@ -111,7 +114,7 @@ func (c *Collector) imported(w http.ResponseWriter, r *http.Request) {
 	var outs []record.Out
 	shop := c.shops.Get(req.Shop)
 	next := shop
-	events, last := 0, int64(0)
+	events, last, began := 0, int64(0), false
 	key.Shop = req.Shop
 	for i := range req.Items {
 		it := &req.Items[i]
@@ -127,6 +130,7 @@ func (c *Collector) imported(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 			outs = append(outs, mark...)
+			began = began || next.importing(req.ImportID)
 			continue
 		}
 		if next.Mode != ModeImporting || next.ImportID != req.ImportID {
@@ -143,25 +147,97 @@ func (c *Collector) imported(w http.ResponseWriter, r *http.Request) {
 	}
 	// A shop is closed to live events before its import begins, and at rest
 	// only after its import's end stands in the log.
-	if next.Mode == ModeImporting && next != shop {
-		if err := c.shops.set(next); err != nil {
-			c.deps.Log.Error("shop not noted", slog.Any("err", err))
-			fail(w, http.StatusServiceUnavailable, "the state of the shop cannot be written")
+	if began && !shop.importing(req.ImportID) {
+		taken := Shop{Name: req.Shop, Mode: ModeImporting, Since: c.deps.Now().UTC(), ImportID: req.ImportID}
+		if ok, err := c.shops.change(shop, taken); err != nil {
+			c.unnoted(w, err)
+			return
+		} else if !ok { // its first live event has come meanwhile
+			fail(w, http.StatusConflict, "shop %s is live: an import takes a shop of its own", req.Shop)
 			return
 		}
+		shop = taken
 	}
-	if !c.publish(w, r.Context(), outs) {
+	if !c.publish(r.Context(), w, outs, events) {
 		return
 	}
-	if next.Mode != ModeImporting && next != shop {
-		if err := c.shops.set(next); err != nil {
-			c.deps.Log.Error("shop not noted", slog.Any("err", err))
-			fail(w, http.StatusServiceUnavailable, "the state of the shop cannot be written")
+	c.counts.rejected.Add(int64(len(res.Rejected)))
+	if next.Mode != shop.Mode {
+		if _, err := c.shops.change(shop, next); err != nil {
+			c.unnoted(w, err)
 			return
 		}
 	}
 	res.Success, res.Accepted = true, events
 	answer(w, http.StatusOK, res)
+}
+
+// readImport reads what json.Unmarshal would read into an ImportRequest, without
+// a second look at the events and without copies of them.
+func readImport(data []byte) (req ImportRequest, err error) {
+	if !json.Valid(data) {
+		return req, json.Unmarshal(data, &req) // it says what is wrong
+	}
+	number := func(name string, v []byte) (n int64) {
+		n, e := strconv.ParseInt(string(v), 10, 64)
+		if e != nil && err == nil {
+			err = fmt.Errorf("%s: %s is no whole number", name, clip(string(v)))
+		}
+		return n
+	}
+	str := func(name string, v []byte) string {
+		if (len(v) == 0 || v[0] != '"') && err == nil {
+			err = fmt.Errorf("%s: %s is no string", name, clip(string(v)))
+			return ""
+		}
+		return string(textOf(v))
+	}
+	item := func(v []byte) {
+		var it ImportItem
+		if !members(v, func(key, v []byte) {
+			switch string(key) {
+			case "ordinal":
+				it.Ordinal = number("ordinal", v)
+			case "line":
+				it.Line = number("line", v)
+			case "lines":
+				n := number("lines", v)
+				if it.Lines = uint32(n); int64(it.Lines) != n && err == nil {
+					err = fmt.Errorf("lines: %d is none", n)
+				}
+			case "not_before_us":
+				it.NotBeforeUS = number("not_before_us", v)
+			case "event":
+				it.Event = v
+			case "mark":
+				it.Mark = str("mark", v)
+			case "time_us":
+				it.TimeUS = number("time_us", v)
+			case "description":
+				it.Description = str("description", v)
+			}
+		}) && err == nil {
+			err = fmt.Errorf("items[%d]: no object", len(req.Items))
+		}
+		req.Items = append(req.Items, it)
+	}
+	if !members(data, func(key, v []byte) {
+		switch string(key) {
+		case "shop":
+			req.Shop = str("shop", v)
+		case "import_id":
+			req.ImportID = str("import_id", v)
+		case "append":
+			req.Append = string(v) == "true"
+		case "items":
+			if !elements(v, item) && err == nil {
+				err = errors.New("items: no array")
+			}
+		}
+	}) {
+		return req, errors.New("no object")
+	}
+	return req, err
 }
 
 func (c *Collector) lockOf(shop string) *sync.Mutex {
@@ -223,9 +299,9 @@ func (c *Collector) importedEvent(req *ImportRequest, it *ImportItem, key Key) (
 	if len(it.Event) > c.cfg.MaxEvent {
 		return record.Out{}, fmt.Errorf("event of %d bytes, at most %d", len(it.Event), c.cfg.MaxEvent)
 	}
-	var call item
-	if err := json.Unmarshal(it.Event, &call); err != nil {
-		return record.Out{}, fmt.Errorf("not an event: %w", err)
+	call, ok := readItem(it.Event)
+	if !ok {
+		return record.Out{}, errNoEvent
 	}
 	e := &eventv1.Event{
 		Shop: req.Shop, KeyId: key.ID, KeyKind: eventv1.KeyKind_KEY_KIND_SECRET,
@@ -234,16 +310,16 @@ func (c *Collector) importedEvent(req *ImportRequest, it *ImportItem, key Key) (
 	if it.NotBeforeUS > c.deps.Now().Add(ahead).UnixMicro() {
 		return record.Out{}, errors.New("timestamp: dated ahead of now")
 	}
-	if call.Timestamp == "" {
+	if call.timestamp == "" {
 		return record.Out{}, errors.New("timestamp: missing")
 	}
-	if call.MessageID == "" {
+	if call.messageID == "" {
 		return record.Out{}, errors.New("messageId: missing")
 	}
 	if err := errors.Join(when(&call, "", Secret, c.deps.Now(), e), convert(&call, Key{Kind: Secret}, e)); err != nil {
 		return record.Out{}, err
 	}
-	e.Consent = consentOf(call.Context, false)
+	e.Consent = read(call.context, false).consent // the rest stands in the file
 	return recordOf(e)
 }
 
@@ -257,6 +333,13 @@ func (c *Collector) goLive(w http.ResponseWriter, r *http.Request) {
 	if _, ok := c.admin(w, r, name); !ok {
 		return
 	}
+	lock := c.lockOf(name)
+	if !lock.TryLock() {
+		w.Header().Set("Retry-After", "1")
+		fail(w, http.StatusServiceUnavailable, "a request of an import into shop %s is under way", name)
+		return
+	}
+	defer lock.Unlock()
 	shop := c.shops.Get(name)
 	switch shop.Mode {
 	case ModeImporting:
@@ -269,17 +352,18 @@ func (c *Collector) goLive(w http.ResponseWriter, r *http.Request) {
 	now := c.deps.Now()
 	if shop.Mode == ModeResting {
 		outs := c.everywhere(step.TypeShop, &eventv1.ShopMark{Shop: name, TimeUs: now.UnixMicro()}, "shop/"+name+"/live/"+strconv.FormatInt(now.UnixMicro(), 10))
-		if !c.publish(w, r.Context(), outs) {
+		if !c.publish(r.Context(), w, outs, 0) {
 			return
 		}
 	}
-	shop = Shop{Name: name, Mode: ModeLive, Since: now.UTC()}
-	if err := c.shops.set(shop); err != nil {
-		c.deps.Log.Error("shop not noted", slog.Any("err", err))
-		fail(w, http.StatusServiceUnavailable, "the state of the shop cannot be written")
+	live := Shop{Name: name, Mode: ModeLive, Since: now.UTC()}
+	if ok, err := c.shops.change(shop, live); err != nil {
+		c.unnoted(w, err)
 		return
+	} else if !ok { // its first live event has come meanwhile: the same end
+		live = c.shops.Get(name)
 	}
-	answer(w, http.StatusOK, shop)
+	answer(w, http.StatusOK, live)
 }
 
 func (c *Collector) listShops(w http.ResponseWriter, r *http.Request) {

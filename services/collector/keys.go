@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -99,21 +100,44 @@ func ReadKeys(name string) ([]Key, error) {
 		Keys []Key `yaml:"keys"`
 	}
 	if err := yaml.Unmarshal(data, &file); err != nil {
-		return nil, fmt.Errorf("read keys of %s: %w", name, err)
+		return nil, fmt.Errorf("read keys of %s: %w", name, withoutValues(err))
 	}
 	var errs []error
-	seen := map[string]bool{}
+	ids, secrets := map[string]bool{}, map[string]string{}
 	for _, k := range file.Keys {
 		errs = append(errs, k.Validate())
-		if seen[k.ID] {
+		if ids[k.ID] {
 			errs = append(errs, fmt.Errorf("key %q: twice", k.ID))
 		}
-		seen[k.ID] = true
+		ids[k.ID] = true
+		if other, ok := secrets[k.Key]; ok && other != k.ID {
+			errs = append(errs, fmt.Errorf("keys %q and %q: the same key", other, k.ID))
+		}
+		secrets[k.Key] = k.ID
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("read keys of %s: %w", name, err)
 	}
 	return file.Keys, nil
+}
+
+// withoutValues is an error of the YAML decoder without what it quotes of the
+// file: that may be a part of a key.
+func withoutValues(err error) error {
+	said := []string{strings.TrimPrefix(err.Error(), "yaml: ")}
+	if bad := (*yaml.TypeError)(nil); errors.As(err, &bad) {
+		said = bad.Errors
+	}
+	var lines []string
+	for _, e := range said {
+		if line, _, ok := strings.Cut(e, ":"); ok && strings.HasPrefix(line, "line ") {
+			lines = append(lines, line)
+		}
+	}
+	if len(lines) == 0 {
+		return errors.New(`not YAML, or no list under "keys"`)
+	}
+	return fmt.Errorf("%s: not YAML, or not what a list of keys holds", strings.Join(lines, ", "))
 }
 
 // WriteKeys writes a file of keys, whole or not at all, readable by its owner
@@ -142,6 +166,11 @@ func replace(name string, data []byte) error {
 	if err != nil {
 		_ = os.Remove(f.Name())
 		return fmt.Errorf("write %s: %w", name, err)
+	}
+	// The name is durable when the directory is; some systems cannot sync one.
+	if dir, err := os.Open(filepath.Dir(name)); err == nil {
+		_ = dir.Sync()
+		_ = dir.Close()
 	}
 	return nil
 }
@@ -228,10 +257,5 @@ func (k Key) allows(origin string) bool {
 	if k.Kind != Public || len(k.Origins) == 0 || origin == "" {
 		return true
 	}
-	for _, o := range k.Origins {
-		if o == origin {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(k.Origins, origin)
 }

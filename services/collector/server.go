@@ -13,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"path"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -52,20 +53,38 @@ var single = map[string]string{
 // Handler serves the HTTP API.
 func (c *Collector) Handler() http.Handler {
 	mux := http.NewServeMux()
-	for _, path := range []string{"/v1/batch", "/v1/b", "/v1/import", "/beacon/v1/batch"} {
-		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) { c.events(w, r, "") })
+	for _, at := range []string{"/v1/batch", "/v1/b", "/v1/import", "/beacon/v1/batch"} {
+		mux.HandleFunc("POST "+at, func(w http.ResponseWriter, r *http.Request) { c.events(w, r, "") })
 	}
-	for path, call := range single {
-		mux.HandleFunc("POST /v1/"+path, func(w http.ResponseWriter, r *http.Request) { c.events(w, r, call) })
+	for at, call := range single {
+		mux.HandleFunc("POST /v1/"+at, func(w http.ResponseWriter, r *http.Request) { c.events(w, r, call) })
 	}
-	mux.HandleFunc("POST /v1/m", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) }) // the SDK's own metrics
+	mux.HandleFunc("POST /v1/m", func(w http.ResponseWriter, r *http.Request) { // the SDK's own metrics
+		c.cors(w, r)
+		w.WriteHeader(http.StatusOK)
+	})
 	mux.HandleFunc("OPTIONS /", c.preflight)
 	mux.HandleFunc("GET /v1/projects/{key}/settings", c.settings)
 	mux.HandleFunc("POST /v1/sillage/import", c.imported)
 	mux.HandleFunc("POST /v1/sillage/shops/{shop}/live", c.goLive)
 	mux.HandleFunc("GET /v1/sillage/shops", c.listShops)
 	mux.HandleFunc("GET /robots.txt", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "User-agent: *\nDisallow: /\n") })
-	return mux
+	return straight(mux)
+}
+
+// straight serves a path that is not clean as the clean one, where a ServeMux
+// would redirect: clients whose endpoint ends in a slash send to //v1/batch,
+// follow a redirect without the body, see 200 and lose every event.
+func straight(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if clean := path.Clean("/" + r.URL.Path); clean != r.URL.Path {
+			u := *r.URL
+			u.Path, u.RawPath = clean, ""
+			r = r.WithContext(r.Context()) // a copy: the request is the server's
+			r.URL = &u
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // preflight answers what browsers ask before they send.
@@ -86,6 +105,7 @@ func (c *Collector) cors(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Access-Control-Allow-Origin", origin)
 	w.Header().Set("Access-Control-Allow-Credentials", "true")
+	w.Header().Set("Access-Control-Expose-Headers", "Retry-After, X-RateLimit-Reset")
 	w.Header().Add("Vary", "Origin")
 }
 
@@ -132,7 +152,10 @@ func fail(w http.ResponseWriter, code int, format string, args ...any) {
 	answer(w, code, map[string]any{"success": false, "error": fmt.Sprintf(format, args...)})
 }
 
-var errTooLarge = errors.New("too large")
+var (
+	errTooLarge = errors.New("too large")
+	errNoEvent  = errors.New("an event is a JSON object")
+)
 
 // body reads and inflates a request's body, by what it is rather than by what
 // its headers say.
@@ -161,6 +184,8 @@ func body(r *http.Request, limit int) ([]byte, error) {
 		in = z
 	case len(data) > 2 && data[0]&0x0f == 8 && (int(data[0])<<8|int(data[1]))%31 == 0:
 		in = flate.NewReader(bytes.NewReader(data[2:])) // zlib
+	case r.Header.Get("Content-Encoding") == "deflate" && !json.Valid(data):
+		in = flate.NewReader(bytes.NewReader(data)) // says nothing of itself
 	default:
 		return data, nil
 	}
@@ -209,19 +234,28 @@ func (c *Collector) events(w http.ResponseWriter, r *http.Request, call string) 
 		fail(w, http.StatusBadRequest, "%v", err)
 		return
 	}
-	var b batch
-	if err := json.Unmarshal(data, &b); err != nil {
+	if !json.Valid(data) {
 		c.counts.refused.Add(1)
-		fail(w, http.StatusBadRequest, "body: %v", err)
+		fail(w, http.StatusBadRequest, "body: %v", json.Unmarshal(data, &struct{}{}))
 		return
 	}
-	if call != "" {
-		b.Batch = []json.RawMessage{data}
-	}
-	key, ok := c.keyOf(r, b.WriteKey)
+	b, ok := readBatch(data)
 	switch {
 	case !ok:
-		c.counts.refused.Add(int64(len(b.Batch)))
+		c.counts.refused.Add(1)
+		fail(w, http.StatusBadRequest, "body: not a JSON object")
+		return
+	case call != "":
+		b.items = [][]byte{data}
+	case !b.has:
+		c.counts.refused.Add(1)
+		fail(w, http.StatusBadRequest, "body: no batch; single events go to /v1/track and its like")
+		return
+	}
+	key, ok := c.keyOf(r, b.writeKey.orEmpty())
+	switch {
+	case !ok:
+		c.counts.refused.Add(int64(len(b.items)))
 		fail(w, http.StatusUnauthorized, "unknown write key; it is the user of Basic authorisation, with an empty password")
 		return
 	case key.Kind == Admin:
@@ -230,36 +264,39 @@ func (c *Collector) events(w http.ResponseWriter, r *http.Request, call string) 
 	case !key.allows(r.Header.Get("Origin")):
 		fail(w, http.StatusForbidden, "this key may not be used from %s", r.Header.Get("Origin"))
 		return
-	case len(b.Batch) > c.cfg.MaxEvents:
-		c.counts.refused.Add(int64(len(b.Batch)))
-		fail(w, http.StatusRequestEntityTooLarge, "batch: %d events, at most %d", len(b.Batch), c.cfg.MaxEvents)
+	case len(b.items) > c.cfg.MaxEvents:
+		c.counts.refused.Add(int64(len(b.items)))
+		fail(w, http.StatusRequestEntityTooLarge, "batch: %d events, at most %d", len(b.items), c.cfg.MaxEvents)
 		return
 	}
-	shop := c.shops.Get(key.Shop)
-	if shop.Mode == ModeImporting || shop.Mode == ModeResting {
-		c.counts.refused.Add(int64(len(b.Batch)))
-		fail(w, http.StatusConflict, "shop %s is %s and takes no live events; make it live first: sillage shop live %s", shop.Name, shop.Mode, shop.Name)
+	if shop := c.shops.Get(key.Shop); !shop.takesEvents() {
+		c.notLive(w, shop, len(b.items))
 		return
 	}
 	if key.Kind == Public {
-		if wait := c.limits.take(key.ID, len(b.Batch), now); wait > 0 {
-			c.counts.refused.Add(int64(len(b.Batch)))
+		if wait := c.limits.take(key.ID, len(b.items), now); wait > 0 {
+			c.counts.refused.Add(int64(len(b.items)))
 			w.Header().Set("Retry-After", strconv.Itoa(int(wait/time.Second)+1))
+			w.Header().Set("X-RateLimit-Reset", strconv.FormatInt(now.Add(wait).Unix()+1, 10))
 			fail(w, http.StatusTooManyRequests, "more than %g events a second for this key", c.cfg.Rate)
 			return
 		}
 	}
 	if c.deps.Full != nil && c.deps.Full() {
-		c.counts.failed.Add(int64(len(b.Batch)))
+		c.counts.failed.Add(int64(len(b.items)))
 		w.Header().Set("Retry-After", "30")
 		fail(w, http.StatusServiceUnavailable, "no room on disk: nothing was taken, send it again")
 		return
 	}
 	res := result{Success: true}
-	outs := make([]record.Out, 0, len(b.Batch))
-	privacyControl := r.Header.Get("Sec-GPC") == "1" || r.Header.Get("DNT") == "1"
-	for i, raw := range b.Batch {
-		out, messageID, err := c.event(raw, call, &b, key, now, privacyControl)
+	outs := make([]record.Out, 0, len(b.items))
+	from := origin{key: key, now: now, call: call, batch: &b}
+	if key.Kind == Public { // a browser speaks for its visitor, a server for nobody
+		from.privacyControl = r.Header.Get("Sec-GPC") == "1" || r.Header.Get("DNT") == "1"
+		from.agent = r.UserAgent()
+	}
+	for i, raw := range b.items {
+		out, messageID, err := c.event(raw, &from)
 		if err != nil {
 			res.Rejected = append(res.Rejected, rejected{Index: i, MessageID: messageID, Reason: reason(err)})
 			continue
@@ -270,65 +307,118 @@ func (c *Collector) events(w http.ResponseWriter, r *http.Request, call string) 
 		outs = append(outs, out)
 	}
 	c.counts.rejected.Add(int64(len(res.Rejected)))
-	if shop.Mode == ModeNew && len(outs) > 0 {
-		if err := c.shops.set(Shop{Name: key.Shop, Mode: ModeLive, Since: now}); err != nil {
-			c.deps.Log.Error("shop not noted", slog.Any("err", err))
-			fail(w, http.StatusServiceUnavailable, "the state of the shop cannot be written")
+	if len(outs) > 0 {
+		shop, err := c.shops.open(key.Shop, now)
+		if err != nil {
+			c.unnoted(w, err)
+			return
+		}
+		if !shop.takesEvents() { // an import has begun meanwhile
+			c.notLive(w, shop, len(outs))
 			return
 		}
 	}
-	if !c.publish(w, r.Context(), outs) {
+	if !c.publish(r.Context(), w, outs, len(outs)) {
 		return
 	}
 	res.Accepted = len(outs)
 	answer(w, http.StatusOK, res)
 }
 
-// publish appends and waits; where that fails, it answers.
-func (c *Collector) publish(w http.ResponseWriter, ctx context.Context, outs []record.Out) bool {
+// notLive answers live events of a shop that takes none.
+func (c *Collector) notLive(w http.ResponseWriter, shop Shop, events int) {
+	c.counts.refused.Add(int64(events))
+	fail(w, http.StatusConflict, "shop %s is %s and takes no live events; make it live first: sillage shop live %s", shop.Name, shop.Mode, shop.Name)
+}
+
+// unnoted answers where the register of shops cannot be written.
+func (c *Collector) unnoted(w http.ResponseWriter, err error) {
+	c.deps.Log.Error("shop not noted", slog.Any("err", err))
+	w.Header().Set("Retry-After", "5")
+	fail(w, http.StatusServiceUnavailable, "the state of the shop cannot be written")
+}
+
+// publish appends and waits; where that fails, it answers. So many of the
+// records are events.
+func (c *Collector) publish(ctx context.Context, w http.ResponseWriter, outs []record.Out, events int) bool {
+	if len(outs) == 0 {
+		return true
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
 	if err := c.deps.Publish(ctx, outs); err != nil {
-		c.counts.failed.Add(int64(len(outs)))
-		c.deps.Log.Warn("events not acknowledged", slog.Int("events", len(outs)), slog.Any("err", err))
+		c.counts.failed.Add(int64(events))
+		c.deps.Log.Warn("records not acknowledged", slog.Int("records", len(outs)), slog.Any("err", err))
 		w.Header().Set("Retry-After", "1")
 		fail(w, http.StatusServiceUnavailable, "the broker has not acknowledged the events: send them again")
 		return false
 	}
-	c.counts.accepted.Add(int64(len(outs)))
+	c.counts.accepted.Add(int64(events))
 	return true
 }
 
 // reason is an error in one line.
 func reason(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
+// origin is what the events of one call have in common.
+type origin struct {
+	key            Key
+	now            time.Time
+	call           string // "" of a batch
+	batch          *batch
+	agent          string // User-Agent of a browser
+	privacyControl bool
+
+	shared *surroundings // the batch's context, for items that have none
+}
+
+// around reads what surrounds an item.
+func (o *origin) around(it *item) surroundings {
+	if o.call == "" && len(it.context) == 0 {
+		if o.shared == nil {
+			s := read(o.batch.context, o.privacyControl)
+			o.shared = &s
+		}
+		return *o.shared
+	}
+	if o.call == "" {
+		return read(merged(it.context, o.batch.context), o.privacyControl)
+	}
+	return read(it.context, o.privacyControl)
+}
+
 // event makes the record of one item.
-func (c *Collector) event(raw json.RawMessage, call string, b *batch, key Key, now time.Time, privacyControl bool) (out record.Out, messageID string, err error) {
+func (c *Collector) event(raw []byte, from *origin) (out record.Out, messageID string, err error) {
 	if len(raw) > c.cfg.MaxEvent {
 		return out, "", fmt.Errorf("event of %d bytes, at most %d", len(raw), c.cfg.MaxEvent)
 	}
-	var it item
-	if err := json.Unmarshal(raw, &it); err != nil {
-		return out, "", fmt.Errorf("not an event: %w", err)
+	it, ok := readItem(raw)
+	if !ok {
+		return out, "", errNoEvent
 	}
-	if call != "" {
-		it.Type = call
+	if from.call != "" {
+		it.kind = text(from.call)
 	}
-	if len(it.Context) == 0 {
-		it.Context = b.Context
-	}
-	e := &eventv1.Event{Shop: key.Shop, KeyId: key.ID, KeyKind: eventv1.KeyKind_KEY_KIND_PUBLIC}
-	if key.Kind != Public {
+	messageID = it.messageID.orEmpty()
+	e := &eventv1.Event{Shop: from.key.Shop, KeyId: from.key.ID, KeyKind: eventv1.KeyKind_KEY_KIND_PUBLIC}
+	if from.key.Kind != Public {
 		e.KeyKind = eventv1.KeyKind_KEY_KIND_SECRET
 	}
-	if err := errors.Join(when(&it, b.SentAt, key.Kind, now, e), convert(&it, key, e)); err != nil {
-		return out, it.MessageID, err
+	if err := errors.Join(when(&it, from.batch.sentAt, from.key.Kind, from.now, e), convert(&it, from.key, e)); err != nil {
+		return out, messageID, err
 	}
-	e.Consent = consentOf(it.Context, privacyControl && key.Kind == Public)
-	if e.Kind == eventv1.Kind_KIND_OTHER && len(it.Properties) > 2 {
-		e.PropertiesJson = it.Properties
+	around := from.around(&it)
+	e.Consent, e.ContextJson = around.consent, around.json
+	if len(it.properties) > 2 && it.properties[0] == '{' {
+		e.PropertiesJson = it.properties
+	}
+	if isBot(around.agent) || isBot(from.agent) {
+		// Kept and used by nothing, like what the taxonomy does not know.
+		e.Kind, e.Lines, e.Text = eventv1.Kind_KIND_OTHER, nil, ""
 	}
 	if e.MessageId == "" {
+		// Random, as Segment does it: two equal events may both be meant. Who
+		// repeats a call sends ids, or it counts twice.
 		var random [16]byte
 		_, _ = rand.Read(random[:]) // never fails
 		e.MessageId = hex.EncodeToString(random[:])
@@ -339,7 +429,7 @@ func (c *Collector) event(raw json.RawMessage, call string, b *batch, key Key, n
 
 // recordOf is an event as it stands in the log.
 func recordOf(e *eventv1.Event) (record.Out, error) {
-	key := ""
+	var key string
 	switch {
 	case ofProduct(e.Kind) && e.Stock != nil:
 		key = e.Shop + "/p:" + e.Stock.ProductId

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
-	"sort"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -30,6 +32,12 @@ type Shop struct {
 	Since    time.Time `json:"since"`
 	ImportID string    `json:"import_id,omitempty"`
 }
+
+// takesEvents tells whether live events are taken.
+func (s Shop) takesEvents() bool { return s.Mode == ModeNew || s.Mode == ModeLive }
+
+// importing tells whether the shop takes the import.
+func (s Shop) importing(id string) bool { return s.Mode == ModeImporting && s.ImportID == id }
 
 // Shops is the register of shops, in a file. It is safe for concurrent use.
 type Shops struct {
@@ -73,39 +81,53 @@ func (s *Shops) Get(name string) Shop {
 func (s *Shops) All() []Shop {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	all := make([]Shop, 0, len(s.shops))
-	for _, shop := range s.shops {
-		all = append(all, shop)
-	}
-	sort.Slice(all, func(i, j int) bool { return all[i].Name < all[j].Name })
-	return all
+	return sorted(s.shops)
 }
 
-// set changes a shop durably.
-func (s *Shops) set(shop Shop) error {
+// open makes a shop live that nobody has heard of, for it has live events now,
+// and returns the shop as it is.
+func (s *Shops) open(name string, now time.Time) (Shop, error) {
+	shop := s.Get(name)
+	if shop.Mode != ModeNew {
+		return shop, nil
+	}
+	live := Shop{Name: name, Mode: ModeLive, Since: now.UTC()}
+	ok, err := s.change(shop, live)
+	if err != nil {
+		return shop, err
+	}
+	if !ok {
+		return s.Get(name), nil
+	}
+	return live, nil
+}
+
+// change changes a shop durably, if it still is what it was; it tells whether.
+func (s *Shops) change(was, is Shop) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.shops[shop.Name].Mode == shop.Mode && s.shops[shop.Name].ImportID == shop.ImportID {
-		return nil
+	before, had := s.shops[is.Name]
+	if !had {
+		before = Shop{Name: is.Name, Mode: ModeNew}
 	}
-	before, had := s.shops[shop.Name]
-	s.shops[shop.Name] = shop
-	all := make([]Shop, 0, len(s.shops))
-	for _, shop := range s.shops {
-		all = append(all, shop)
+	if before.Mode != was.Mode || before.ImportID != was.ImportID {
+		return false, nil
 	}
-	sort.Slice(all, func(i, j int) bool { return all[i].Name < all[j].Name })
-	data, err := json.MarshalIndent(all, "", "  ")
+	next := maps.Clone(s.shops)
+	next[is.Name] = is
+	data, err := json.MarshalIndent(sorted(next), "", "  ")
 	if err == nil {
 		err = replace(s.file, append(data, '\n'))
 	}
 	if err != nil {
-		if had {
-			s.shops[shop.Name] = before
-		} else {
-			delete(s.shops, shop.Name)
-		}
-		return fmt.Errorf("note shop %s: %w", shop.Name, err)
+		return false, fmt.Errorf("note shop %s: %w", is.Name, err)
 	}
-	return nil
+	s.shops = next
+	return true, nil
+}
+
+func sorted(shops map[string]Shop) []Shop {
+	all := slices.AppendSeq(make([]Shop, 0, len(shops)), maps.Values(shops))
+	slices.SortFunc(all, func(a, b Shop) int { return strings.Compare(a.Name, b.Name) })
+	return all
 }

@@ -50,11 +50,11 @@ func Processor(cfg Config) stream.Processor {
 }
 
 // Part is the service as a part of a process.
-func Part(h *host.Host, cfg Config) host.Part {
+func Part(h *host.Host, cfg Config) (host.Part, error) {
 	p := Processor(cfg)
 	server := NewServer(Deps{Secret: []byte(cfg.IdentitySecret), Lookup: h.LookupOne(p)})
 	return host.Part{
 		Processors: []stream.Processor{p}, Components: []service.Component{h.Component(p)},
 		Register: func(s *grpc.Server) { profilev1.RegisterProfileServiceServer(s, server) },
-	}
+	}, nil
 }

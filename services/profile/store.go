@@ -19,19 +19,14 @@ func (Codec) Append(b []byte, d *Device) []byte {
 	if d.LastSeen == 0 && d.User == "" && !d.Visit.Open() && len(d.Anonymous) == 0 {
 		return b
 	}
-	text := func(s string) {
-		b = binary.AppendUvarint(b, uint64(len(s)))
-		b = append(b, s...)
-	}
 	b = binary.AppendVarint(b, d.LastSeen)
-	text(d.User)
-	text(d.SessionID)
+	b = appendText(appendText(b, d.User), d.SessionID)
 	for _, t := range [...]int64{d.Visit.Opened, d.Visit.Start, d.Visit.Last, int64(d.Visit.Events)} {
 		b = binary.AppendVarint(b, t)
 	}
 	b = binary.AppendUvarint(b, uint64(len(d.Visit.Items)))
 	for _, i := range d.Visit.Items {
-		text(i)
+		b = appendText(b, i)
 	}
 	c := d.Counts
 	for _, n := range [...]uint32{c.Pages, c.Products, c.Searches, c.CartAdds, c.Orders} {
@@ -39,9 +34,14 @@ func (Codec) Append(b []byte, d *Device) []byte {
 	}
 	b = binary.AppendUvarint(b, uint64(len(d.Anonymous)))
 	for _, a := range d.Anonymous {
-		text(string(a))
+		b = appendText(b, a)
 	}
 	return b
+}
+
+func appendText[T string | []byte](b []byte, s T) []byte {
+	b = binary.AppendUvarint(b, uint64(len(s)))
+	return append(b, s...)
 }
 
 var errCodec = errors.New("not a device of a known version")

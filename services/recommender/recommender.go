@@ -79,7 +79,7 @@ func Processor(_ Config) stream.Processor {
 
 // Part is the service as a part of a process. The index is read from its
 // snapshot, where there is one, and then from the topics.
-func Part(h *host.Host, cfg Config) host.Part {
+func Part(h *host.Host, cfg Config) (host.Part, error) {
 	p := Processor(cfg)
 	index := NewIndex(cfg)
 	view := stream.NewView(h.Client, h.Log, stream.FromStart, index.Apply, topics.RecommendationDeltas, topics.Catalog)
@@ -101,7 +101,7 @@ func Part(h *host.Host, cfg Config) host.Part {
 			},
 		}},
 		Register: func(s *grpc.Server) { recommenderv1.RegisterRecommenderServiceServer(s, server) },
-	}
+	}, nil
 }
 
 // follow reads the topics into the index until ctx ends, with a snapshot now
@@ -125,6 +125,7 @@ func follow(ctx context.Context, h *host.Host, index *Index, view *stream.View) 
 				h.Log.Warn("index is built from the log", slog.Any("err", err))
 			} else {
 				view.Seek(next)
+				h.Kept(next)
 			}
 		}
 	}
@@ -135,7 +136,9 @@ func follow(ctx context.Context, h *host.Host, index *Index, view *stream.View) 
 		view.Frozen(func(next map[stream.Place]int64) {
 			if err := index.Save(file, next, logIDs); err != nil {
 				h.Log.Error("index not saved", slog.Any("err", err))
+				return
 			}
+			h.Kept(next)
 		})
 	}
 	var saving sync.WaitGroup

@@ -2,7 +2,6 @@ package recommender
 
 import (
 	"context"
-	"strings"
 	"sync"
 	"time"
 
@@ -113,8 +112,12 @@ func (s *Server) visitor(ctx context.Context, r *recommenderv1.RecommendRequest,
 	}
 	for i, data := range states {
 		var v Visitor
-		if data == nil || (Codec{}).Unmarshal(data, &v) != nil || v.Refuses {
+		if data == nil || (Codec{}).Unmarshal(data, &v) != nil {
 			continue
+		}
+		if v.Refuses { // as a user or as a device: nothing personal
+			q.Items, q.Purchased, q.Session, res.Freshness.VisitorLastSeenMs = nil, nil, 0, 0
+			return
 		}
 		q.Purchased = append(q.Purchased, v.Purchased...)
 		if len(q.Items) > 0 || len(v.Items) == 0 {
@@ -130,17 +133,22 @@ func (s *Server) visitor(ctx context.Context, r *recommenderv1.RecommendRequest,
 
 // say is an answer with its names and reasons.
 func (s *Server) say(shop string, a recommend.Answer) *recommenderv1.Recommendation {
-	rec := &recommenderv1.Recommendation{ProductId: a.Item, Name: a.Name, Score: a.Score}
-	for _, r := range a.Reasons {
-		text := r.String()
-		if r.Item != "" {
-			if name := s.index.name(shop, r.Item); name != "" {
-				text = strings.Replace(text, r.Item, name, 1)
+	rec := &recommenderv1.Recommendation{ProductId: a.Item, Name: a.Name, Score: a.Score, Reasons: make([]*recommenderv1.Reason, len(a.Reasons))}
+	reasons := make([]recommenderv1.Reason, len(a.Reasons))
+	for i, r := range a.Reasons {
+		item := r.Item
+		if item != "" {
+			if name := s.index.name(shop, item); name != "" {
+				item = name
 			}
 		}
-		rec.Reasons = append(rec.Reasons, &recommenderv1.Reason{
-			Code: strings.ReplaceAll(r.Kind.String(), " ", "_"), ProductId: r.Item, Evidence: float64(r.Count), Text: strings.ToUpper(text[:1]) + text[1:] + ".",
-		})
+		text := []byte(r.Text(item))
+		if c := text[0]; c >= 'a' && c <= 'z' {
+			text[0] = c - 'a' + 'A'
+		}
+		said := &reasons[i]
+		said.Code, said.ProductId, said.Evidence, said.Text = r.Kind.Code(), r.Item, float64(r.Count), string(append(text, '.'))
+		rec.Reasons[i] = said
 	}
 	return rec
 }

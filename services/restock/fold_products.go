@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/cespare/xxhash/v2"
@@ -133,7 +134,7 @@ func (p *Product) again(v *profilev1.Supply, now int64) bool {
 			return true
 		}
 	}
-	p.Recent = append(p.Recent[:len(p.Recent):len(p.Recent)], Seen{ID: id, Known: now})
+	p.Recent = append(slices.Clip(p.Recent), Seen{ID: id, Known: now})
 	return false
 }
 

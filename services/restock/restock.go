@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/sillage-io/sillage/libs/domain/restock"
 	"google.golang.org/grpc"
+
+	"github.com/sillage-io/sillage/libs/domain/restock"
 
 	"github.com/sillage-io/sillage/libs/service"
 	"github.com/sillage-io/sillage/libs/state"
@@ -69,11 +70,11 @@ func Processor(cfg Config) stream.Processor {
 }
 
 // Part is the service as a part of a process.
-func Part(h *host.Host, cfg Config) host.Part {
+func Part(h *host.Host, cfg Config) (host.Part, error) {
 	p := Processor(cfg)
 	server := NewServer(cfg, Deps{Lookup: h.LookupOne(p), Clock: h.Clock(p), Watch: h.Watch})
 	return host.Part{
 		Processors: []stream.Processor{p}, Components: []service.Component{h.Component(p)},
 		Register: func(s *grpc.Server) { restockv1.RegisterRestockServiceServer(s, server) },
-	}
+	}, nil
 }

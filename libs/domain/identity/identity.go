@@ -1,7 +1,6 @@
 package identity
 
 import (
-	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -30,16 +29,35 @@ func DeviceProfileID(secret []byte, shop, deviceKey string) string {
 	return keyed(secret, domainDevice, shop, deviceKey)
 }
 
+// keyed is HMAC-SHA256 (RFC 2104, section 2), written out over buffers on the
+// stack: it is computed for every event.
 func keyed(secret []byte, domain, shop, id string) string {
-	mac := hmac.New(sha256.New, secret)
-	var b [8]byte
-	for _, part := range [...]string{domain, shop, id} {
-		binary.BigEndian.PutUint64(b[:], uint64(len(part)))
-		mac.Write(b[:])
-		mac.Write([]byte(part))
+	var key [sha256.BlockSize]byte
+	if len(secret) > len(key) {
+		sum := sha256.Sum256(secret)
+		copy(key[:], sum[:])
+	} else {
+		copy(key[:], secret)
 	}
-	var sum [sha256.Size]byte
-	return hex.EncodeToString(mac.Sum(sum[:0])[:IDLength/2])
+	var inner [sha256.BlockSize + 192]byte
+	b := inner[:sha256.BlockSize]
+	for i, k := range key {
+		b[i] = k ^ 0x36
+	}
+	for _, part := range [...]string{domain, shop, id} {
+		b = binary.BigEndian.AppendUint64(b, uint64(len(part)))
+		b = append(b, part...)
+	}
+	sum := sha256.Sum256(b)
+	var outer [sha256.BlockSize + sha256.Size]byte
+	for i, k := range key {
+		outer[i] = k ^ 0x5c
+	}
+	copy(outer[sha256.BlockSize:], sum[:])
+	sum = sha256.Sum256(outer[:])
+	var text [IDLength]byte
+	hex.Encode(text[:], sum[:IDLength/2])
+	return string(text[:])
 }
 
 // Ids are what an event says about who did it; any may be empty. They have been

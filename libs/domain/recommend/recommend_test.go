@@ -253,11 +253,12 @@ func TestWindows(t *testing.T) {
 	}
 }
 
-func answers(as []Answer) (s string) {
+func answers(as []Answer) string {
+	var b strings.Builder
 	for _, a := range as {
-		s += fmt.Sprintf("%s:%s ", a.Item, a.Level)
+		fmt.Fprintf(&b, "%s:%s ", a.Item, a.Level)
 	}
-	return strings.TrimSpace(s)
+	return strings.TrimSpace(b.String())
 }
 
 func TestFallbackChain(t *testing.T) {

@@ -1,6 +1,9 @@
 package recommend
 
-import "fmt"
+import (
+	"fmt"
+	"strconv"
+)
 
 // Kind is what a visitor did with an item. The numbers are stable: they are
 // stored.
@@ -145,28 +148,39 @@ type Reason struct {
 }
 
 // String says the reason in a few words, such as "viewed after lamp by 37
-// sessions". It allocates.
-func (r Reason) String() string {
+// sessions".
+func (r Reason) String() string { return r.Text(r.Item) }
+
+// Text is String with another name for the item. It allocates once.
+func (r Reason) Text(item string) string {
+	n, sessions, events := strconv.FormatUint(uint64(r.Count), 10), " sessions", " events"
+	if r.Count == 1 {
+		sessions, events = " session", " event"
+	}
 	switch r.Kind {
 	case SimilarSessions:
-		return fmt.Sprintf("in %d similar sessions", r.Count)
+		return "in " + n + " similar" + sessions
 	case ViewedAfter, CartedAfter, BoughtAfter:
-		return fmt.Sprintf("%s %s by %d sessions", r.Kind, r.Item, r.Count)
-	case SeenTogether, BoughtWith:
-		verb := "seen together with"
-		if r.Kind == BoughtWith {
-			verb = "bought with"
-		}
-		return fmt.Sprintf("%s %s by %d sessions", verb, r.Item, r.Count)
+		return r.Kind.String() + " " + item + " by " + n + sessions
+	case SeenTogether:
+		return "seen together with " + item + " by " + n + sessions
+	case BoughtWith:
+		return "bought with " + item + " by " + n + sessions
 	case RelatedThrough:
-		return fmt.Sprintf("related through %s, seen together by %d sessions", r.Item, r.Count)
+		return "related through " + item + ", seen together by " + n + sessions
 	case SeenBefore:
 		return "seen before in this session"
 	case TrendingNow:
-		return fmt.Sprintf("trending: about %d events in the last %s", r.Count, r.Window)
+		return "trending: about " + n + events + " in the last " + r.Window.String()
 	default:
-		return fmt.Sprintf("popular: in %d sessions", r.Count)
+		return "popular: in " + n + sessions
 	}
+}
+
+// Code is the kind as one word, for programs: viewed_after.
+func (k ReasonKind) Code() string {
+	return name(int(k), "similar_sessions", "viewed_after", "seen_together", "carted_after", "bought_after",
+		"bought_with", "related_through", "seen_before", "trending", "popular")
 }
 
 // Answer is a recommended item.

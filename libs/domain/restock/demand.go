@@ -105,10 +105,10 @@ type ensemble struct {
 	weights [experts]float64
 }
 
-// at returns the ensemble after so many empty days more than were counted.
-func (p *Product) at(more uint32, s *Setting) ensemble {
+// at returns the ensemble after the empty days that were counted.
+func (p *Product) at(s *Setting) ensemble {
 	var e ensemble
-	n := p.empty + more
+	n := p.empty
 	anchor, now := p.prior(0, s), p.prior(n, s)
 	for k := range e.levels {
 		e.levels[k] = p.experts[k].level(k, n, anchor, now)
@@ -156,13 +156,13 @@ func (e *ensemble) overLead(lead [leadPoints]float64, review float64) Demand {
 	return Demand{mu, max(mu, square-mu*mu)}
 }
 
-// rate is the weighted mean rate a day, even the equal mix.
-func (e *ensemble) rate() (weighted, even float64) {
-	for k, l := range e.levels {
-		weighted += e.weights[k] * l.rate
+// rate is the mean rate a day, every expert counting the same.
+func (e *ensemble) rate() float64 {
+	var even float64
+	for _, l := range e.levels {
 		even += l.rate / experts
 	}
-	return weighted, even
+	return even
 }
 
 // weekForecast is what an expert expected of the open week.
@@ -170,7 +170,7 @@ type weekForecast struct{ mean, variance float32 }
 
 // startWeek notes what every expert expects of the coming seven days.
 func (p *Product) startWeek(s *Setting) {
-	e := p.at(0, s)
+	e := p.at(s)
 	for k, l := range e.levels {
 		m, v := l.demand(7)
 		p.week[k] = weekForecast{f32(m), f32(v)}

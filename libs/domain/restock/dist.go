@@ -17,13 +17,17 @@ type Demand struct {
 	Mean, Variance float64 // at least 0
 }
 
+// nothing is a mean below which demand is none: P(D > 0) is less than it, and the
+// distributions' formulas lose their footing.
+const nothing = 1e-12
+
 // CDF returns P(D <= k).
 func (d Demand) CDF(k float64) float64 {
 	k = math.Floor(k)
 	switch {
 	case k < 0:
 		return 0
-	case !(d.Mean > 0):
+	case !(d.Mean > nothing):
 		return 1
 	case d.Mean > bulk:
 		n := d.shape()
@@ -41,7 +45,7 @@ func (d Demand) Exceeds(k float64) float64 {
 	switch {
 	case k < 0:
 		return 1
-	case !(d.Mean > 0):
+	case !(d.Mean > nothing):
 		return 0
 	case d.Mean > bulk:
 		return 1 - d.CDF(k)

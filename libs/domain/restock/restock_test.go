@@ -196,7 +196,7 @@ func TestOutOfStockIsNoEvidence(t *testing.T) {
 	half.StockLevel(noon(1), 0, &s)
 	half.CloseDay(s.Day(noon(1)), &s)
 	whole.CloseDay(s.Day(noon(1)), &s)
-	h, w := half.at(0, &s).levels[0], whole.at(0, &s).levels[0]
+	h, w := half.at(&s).levels[0], whole.at(&s).levels[0]
 	if !(h.rate > w.rate && h.certain < w.certain) {
 		t.Errorf("half a day %+v, a whole day %+v without sales", h, w)
 	}
@@ -488,7 +488,7 @@ func TestEmptyDaysAtOnceOrOneAtATime(t *testing.T) {
 		to := p.open + Day(rapid.IntRange(1, 200).Draw(t, "days"))
 		for d := p.open; d <= to; d++ {
 			one.CloseDay(d, &s)
-			one.at(0, &s) // reading changes nothing
+			one.at(&s) // reading changes nothing
 		}
 		all.CloseDay(to, &s)
 		if one != all {
@@ -561,10 +561,10 @@ func BenchmarkForecast(b *testing.B) {
 	s := DefaultSetting()
 	var p Product
 	sell(&p, 0, 120, 4, &s)
-	e := p.at(0, &s)
+	e := p.at(&s)
 	b.Run("window", func(b *testing.B) {
 		for b.Loop() {
-			e = p.at(0, &s)
+			e = p.at(&s)
 			e.over(28)
 		}
 	})
@@ -598,4 +598,34 @@ func BenchmarkSale(b *testing.B) {
 			}
 		})
 	}
+}
+
+// TestOutBeforeIsStockOut: the cheap answer is that of the dear one, but for a
+// minute around it.
+func TestOutBeforeIsStockOut(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := DefaultSetting()
+		var p Product
+		at := int64(1_700_000_000) * second
+		p.StockLevel(at, rapid.Int64Range(0, 300).Draw(t, "stock"), &s)
+		for range rapid.IntRange(1, 40).Draw(t, "sales") {
+			at += rapid.Int64Range(1, 3*86400).Draw(t, "gap") * second
+			p.Sale(at, rapid.Int64Range(1, 9).Draw(t, "units"), 0, &s)
+		}
+		if rapid.Bool().Draw(t, "ordered") {
+			p.PurchaseOrder(at, rapid.Int64Range(1, 200).Draw(t, "lot"), 0, &s)
+		}
+		o := p.outlook(at+3600*second, &s)
+		d := rapid.Float64Range(0, 60).Draw(t, "days")
+		for _, q := range []float64{.1, .5, .9} {
+			out := p.stockOut(&o, q)
+			limit := o.now + int64(d*float64(dayMicros))
+			if gap := out - limit; out != 0 && gap > -60*second && gap < 60*second {
+				continue
+			}
+			if got, want := p.outBefore(&o, q, d), out != 0 && out < limit; got != want {
+				t.Fatalf("out within %g days with %g: %v, want %v (out at %d, limit %d)", d, q, got, want, out, limit)
+			}
+		}
+	})
 }

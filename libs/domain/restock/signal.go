@@ -124,7 +124,7 @@ type outlook struct {
 }
 
 func (p *Product) outlook(now int64, s *Setting) outlook {
-	o := outlook{now: now, ensemble: p.at(0, s), lead: p.LeadTime(s)}
+	o := outlook{now: now, ensemble: p.at(s), lead: p.LeadTime(s)}
 	o.points = o.lead.points()
 	o.demand = o.ensemble.overLead(o.points, s.Policy.ReviewDays)
 	horizon := now + int64((o.lead.Mean+s.Policy.ReviewDays)*float64(dayMicros))
@@ -144,8 +144,8 @@ func (p *Product) outlook(now int64, s *Setting) outlook {
 func (p *Product) Forecast(now int64, window float64, s *Setting) (d Demand, rate float64) {
 	q := *p
 	q.roll(now, s)
-	e := q.at(0, s)
-	_, rate = e.rate()
+	e := q.at(s)
+	rate = e.rate()
 	return e.over(min(max(window, 0), 3650)), rate
 }
 
@@ -201,17 +201,61 @@ func (p *Product) StockOut(now int64, q float64, s *Setting) int64 {
 	return c.stockOut(&o, q)
 }
 
+// far is how many days ahead a stock-out can be seen.
+const far = 365.
+
+// stockOut returns when stock is out with probability q, 0 where that is not
+// within a year.
 func (p *Product) stockOut(o *outlook, q float64) int64 {
-	const far = 365.
-	available := int64(p.onHand) - int64(p.reserved)
-	if available <= 0 {
+	if p.onHand <= p.reserved {
 		return o.now
 	}
-	// P(out within d days) = P(D >= available), for as long as nothing arrives.
-	out := func(d float64) bool {
-		over := o.ensemble.over(d)
-		return over.Exceeds(float64(available-1)) >= q
+	at := int64(0)
+	p.stretches(o, func(from, to float64, available int64) bool {
+		if !o.outWithin(to, available, q) {
+			return true
+		}
+		for range 20 {
+			mid := (from + to) / 2
+			if o.outWithin(mid, available, q) {
+				to = mid
+			} else {
+				from = mid
+			}
+		}
+		at = o.now + int64(to*float64(dayMicros))
+		return false
+	})
+	return at
+}
+
+// outBefore tells whether stockOut(o, q) is within d days, for a tenth of what it
+// costs to know when.
+func (p *Product) outBefore(o *outlook, q, d float64) (out bool) {
+	if p.onHand <= p.reserved {
+		return d > 0
 	}
+	p.stretches(o, func(from, to float64, available int64) bool {
+		if d <= from {
+			return false
+		}
+		out = o.outWithin(min(to, d), available, q)
+		return !out && to < d
+	})
+	return out
+}
+
+// outWithin is P(out within d days) >= q for as long as nothing arrives:
+// P(D >= available).
+func (o *outlook) outWithin(d float64, available int64, q float64) bool {
+	over := o.ensemble.over(d)
+	return over.Exceeds(float64(available-1)) >= q
+}
+
+// stretches calls each for the times between arrivals, in days from now, with the
+// units that are there for demand until then, while each returns true.
+func (p *Product) stretches(o *outlook, each func(from, to float64, available int64) bool) {
+	available := int64(p.onHand) - int64(p.reserved)
 	a, b := o.arrival(p.oldest), o.arrival(p.others)
 	arrivals := [3]struct {
 		in    float64
@@ -223,21 +267,12 @@ func (p *Product) stockOut(o *outlook, q float64) int64 {
 	from := 0.
 	for _, next := range arrivals {
 		to := min(next.in, far)
-		if out(to) {
-			for range 20 {
-				mid := (from + to) / 2
-				if out(mid) {
-					to = mid
-				} else {
-					from = mid
-				}
-			}
-			return o.now + int64(to*float64(dayMicros))
+		if !each(from, to, available) {
+			return
 		}
 		available += int64(next.units)
 		from = to
 	}
-	return 0
 }
 
 // arrival returns the days until a lot is expected.
@@ -265,19 +300,29 @@ func (p *Product) plan(o *outlook, s *Setting) plan {
 	for i, q := range [3]float64{.1, .5, .9} {
 		x.stockOut[i] = p.stockOut(o, q)
 	}
-	within := func(t int64, d float64) bool { return t != 0 && t < o.now+int64(d*float64(dayMicros)) }
+	x.severity = p.urgency(o)
+	p.quantities(o, s, &x)
+	return x
+}
+
+// urgency is the severity that a signal would have.
+func (p *Product) urgency(o *outlook) Severity {
 	switch {
-	case p.onHand-p.reserved <= 0 || within(x.stockOut[1], o.points[0]):
-		x.severity = Critical
-	case within(x.stockOut[1], o.lead.Mean):
-		x.severity = High
-	case within(x.stockOut[0], o.lead.Mean):
-		x.severity = Medium
+	case p.onHand-p.reserved <= 0 || p.outBefore(o, .5, o.points[0]):
+		return Critical
+	case p.outBefore(o, .5, o.lead.Mean):
+		return High
+	case p.outBefore(o, .1, o.lead.Mean):
+		return Medium
 	default:
-		x.severity = Low
+		return Low
 	}
+}
+
+// quantities fills in what to order.
+func (p *Product) quantities(o *outlook, s *Setting, x *plan) {
 	x.reorder, x.reasons = o.need(s.Policy.ServiceLevel, s)
-	_, rate := o.ensemble.rate()
+	rate := o.ensemble.rate()
 	batch := rate * s.Policy.OrderDays
 	if h := s.Policy.HoldingRate * float64(p.price) / 1e6; s.Policy.OrderCost > 0 && h > 0 {
 		batch = math.Sqrt(2 * s.Policy.OrderCost * 365 * rate / h)
@@ -289,27 +334,27 @@ func (p *Product) plan(o *outlook, s *Setting) plan {
 	if pack := int64(p.pack); pack > 1 {
 		x.amount = (x.amount + pack - 1) / pack * pack
 	}
-	return x
 }
 
-// verdict decides without changing anything. The plan is filled in for RAISED and
-// UPDATED.
-func (p *Product) verdict(o *outlook, c cause, s *Setting) (Kind, plan) {
+// verdict decides without changing anything. What a signal proposes is another
+// question, and most verdicts are asked for without it.
+func (p *Product) verdict(o *outlook, c cause, s *Setting) Kind {
 	trigger := 1 - s.Policy.ServiceLevel
-	if !p.signalled {
-		if o.risk < trigger {
-			return 0, plan{}
-		}
-		return Raised, p.plan(o, s)
+	switch {
+	case !p.signalled && o.risk < trigger:
+		return 0
+	case !p.signalled:
+		return Raised
+	case o.risk <= trigger/2 || c == causeReceipt && o.risk < trigger:
+		return Withdrawn
+	case p.urgency(o) > p.severity:
+		return Updated
 	}
-	if o.risk <= trigger/2 || c == causeReceipt && o.risk < trigger {
-		return Withdrawn, plan{}
+	var x plan
+	if p.quantities(o, s, &x); math.Abs(float64(x.amount)-float64(p.quantity)) > .25*float64(p.quantity) {
+		return Updated
 	}
-	x := p.plan(o, s)
-	if x.severity > p.severity || math.Abs(float64(x.amount)-float64(p.quantity)) > .25*float64(p.quantity) {
-		return Updated, x
-	}
-	return 0, plan{}
+	return 0
 }
 
 // decide makes what decision is due at an instant, and tells what came of it.
@@ -318,10 +363,15 @@ func (p *Product) decide(now int64, c cause, s *Setting) (Signal, bool) {
 		return Signal{}, false
 	}
 	o := p.outlook(now, s)
-	kind, x := p.verdict(&o, c, s)
+	kind := p.verdict(&o, c, s)
+	var x plan
 	switch kind {
 	case 0:
 		return Signal{}, false
+	case Raised, Updated:
+		x = p.plan(&o, s)
+	}
+	switch kind {
 	case Raised:
 		p.signalled, p.cycle, p.revision = true, p.cycle+1, 0
 		p.severity, p.quantity, p.since = x.severity, uint32(min(x.amount, maxUnits)), seconds(now)
@@ -332,7 +382,7 @@ func (p *Product) decide(now int64, c cause, s *Setting) (Signal, bool) {
 		p.severity, p.quantity = x.severity, uint32(min(x.amount, maxUnits))
 	}
 	onHand, onOrder, reserved := p.Stock()
-	_, rate := o.ensemble.rate()
+	rate := o.ensemble.rate()
 	g := Signal{
 		Kind: kind, Severity: p.severity, Cycle: p.cycle, Revision: p.revision, Due: now,
 		OnHand: onHand, OnOrder: onOrder, Reserved: reserved, Position: o.position,
@@ -397,8 +447,7 @@ func (p *Product) NextWake(now int64, offset int64, s *Setting) (int64, bool) {
 			c.empty += uint32(n - 1)
 		}
 		o := c.outlook(due(n), s)
-		kind, _ := c.verdict(&o, causeDay, s)
-		return kind != 0
+		return c.verdict(&o, causeDay, s) != 0
 	}
 	if changes(1) {
 		return max(now, due(1)), true

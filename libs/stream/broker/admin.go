@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"sort"
 	"strconv"
 	"strings"
@@ -172,9 +173,7 @@ func (c *Client) EnsureTopics(ctx context.Context, specs []TopicSpec) error {
 			// Values of a key are few: what is stale goes within the hour.
 			config["segment.ms"] = "3600000"
 		}
-		for k, v := range s.Config {
-			config[k] = v
-		}
+		maps.Copy(config, s.Config)
 		names := make([]string, 0, len(config))
 		for k := range config {
 			names = append(names, k)
@@ -250,17 +249,17 @@ func (c *Client) OffsetAt(ctx context.Context, topic string, partition int32, ms
 }
 
 func (c *Client) offset(ctx context.Context, topic string, partition int32, at int64) (int64, error) {
-	for n := 0; ; n++ {
-		off, err := c.askOffset(ctx, topic, partition, at)
-		if err == nil {
-			return off, nil
-		}
-		if n >= 5 || ctx.Err() != nil || !passing(err) {
-			return 0, fmt.Errorf("ask for an offset of %s/%d: %w", topic, partition, err)
-		}
-		c.refresh(ctx)
-		backoff(ctx, n)
+	var off int64
+	// As patient as with coordinators: a topic that was just made has leaders
+	// who do not know of it yet.
+	err := c.again(ctx, coordinatorTries, passing, func() (err error) {
+		off, err = c.askOffset(ctx, topic, partition, at)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("ask for an offset of %s/%d: %w", topic, partition, err)
 	}
+	return off, nil
 }
 
 func (c *Client) askOffset(ctx context.Context, topic string, partition int32, at int64) (int64, error) {
@@ -270,15 +269,15 @@ func (c *Client) askOffset(ctx context.Context, topic string, partition int32, a
 	if err != nil {
 		return 0, err
 	}
-	for _, t := range m.(*listoffsets.Response).Topics {
-		for _, p := range t.Partitions {
-			if p.ErrorCode != 0 {
-				return 0, kafka.Error(p.ErrorCode)
-			}
-			return p.Offset, nil
-		}
+	res := m.(*listoffsets.Response)
+	if len(res.Topics) != 1 || len(res.Topics[0].Partitions) != 1 {
+		return 0, errors.New("answer of another partition")
 	}
-	return 0, errors.New("empty answer")
+	p := res.Topics[0].Partitions[0]
+	if p.ErrorCode != 0 {
+		return 0, kafka.Error(p.ErrorCode)
+	}
+	return p.Offset, nil
 }
 
 // Trim deletes the records of a partition below offset.

@@ -2,12 +2,9 @@ package broker
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -18,26 +15,19 @@ import (
 	"github.com/segmentio/kafka-go/sasl"
 	"github.com/segmentio/kafka-go/sasl/plain"
 	"github.com/segmentio/kafka-go/sasl/scram"
+
+	"github.com/sillage-io/sillage/libs/config"
 )
 
 // Config says where the brokers are and how to speak with them.
 type Config struct {
-	Brokers  []string `yaml:"brokers" usage:"host:port of one or more Kafka brokers"`
-	ClientID string   `yaml:"client-id" usage:"name by which the brokers know this process"`
-	TLS      TLS      `yaml:"tls"`
-	SASL     SASL     `yaml:"sasl"`
+	Brokers  []string   `yaml:"brokers" usage:"host:port of one or more Kafka brokers"`
+	ClientID string     `yaml:"client-id" usage:"name by which the brokers know this process"`
+	TLS      config.TLS `yaml:"tls"`
+	SASL     SASL       `yaml:"sasl"`
 
 	// Dial replaces the network, in tests.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error) `yaml:"-"`
-}
-
-// TLS is how connections are encrypted.
-type TLS struct {
-	Enabled    bool   `yaml:"enabled" usage:"encrypt connections"`
-	CAFile     string `yaml:"ca-file" usage:"PEM file of the authorities to trust; empty: the system's"`
-	CertFile   string `yaml:"cert-file" usage:"PEM file of this client's certificate"`
-	KeyFile    string `yaml:"key-file" usage:"PEM file of this client's key"`
-	ServerName string `yaml:"server-name" usage:"name expected in the server's certificate; empty: the host dialled"`
 }
 
 // SASL is how this client proves who it is.
@@ -63,12 +53,7 @@ func (c Config) Validate() error {
 			errs = append(errs, fmt.Errorf("brokers: %q is not host:port", b))
 		}
 	}
-	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
-		errs = append(errs, errors.New("tls: cert-file and key-file belong together"))
-	}
-	if !c.TLS.Enabled && (c.TLS.CAFile != "" || c.TLS.CertFile != "") {
-		errs = append(errs, errors.New("tls: files are given, but tls.enabled is false"))
-	}
+	errs = append(errs, c.TLS.Validate())
 	switch strings.ToLower(c.SASL.Mechanism) {
 	case "", "plain", "scram-sha-256", "scram-sha-512":
 	default:
@@ -78,33 +63,6 @@ func (c Config) Validate() error {
 		errs = append(errs, errors.New("sasl.user: missing"))
 	}
 	return errors.Join(errs...)
-}
-
-// Load reads the certificates and makes a TLS configuration; nil where TLS is
-// off.
-func (t TLS) Load() (*tls.Config, error) {
-	if !t.Enabled {
-		return nil, nil //nolint:nilnil // no TLS is a configuration, too
-	}
-	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName}
-	if t.CAFile != "" {
-		pem, err := os.ReadFile(t.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("read authorities: %w", err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("read authorities: %s holds no certificate", t.CAFile)
-		}
-	}
-	if t.CertFile != "" {
-		cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("read client certificate: %w", err)
-		}
-		c.Certificates = []tls.Certificate{cert}
-	}
-	return c, nil
 }
 
 func (s SASL) mechanism() (sasl.Mechanism, error) {
@@ -249,10 +207,31 @@ func backoff(ctx context.Context, n int) bool {
 	}
 }
 
+// again calls f until it succeeds, fails with an error that worth says is not
+// worth another try, or has failed tries times more.
+func (c *Client) again(ctx context.Context, tries int, worth func(error) bool, f func() error) error {
+	for n := 0; ; n++ {
+		err := f()
+		if err == nil || n >= tries || ctx.Err() != nil || !worth(err) {
+			return err
+		}
+		c.refresh(ctx)
+		backoff(ctx, n)
+	}
+}
+
+// uncoordinated tells whether a group's coordinator is away, moves or was not
+// asked. That a member's generation is over is another thing: it will not pass.
+func uncoordinated(err error) bool {
+	if code, ok := errors.AsType[kafka.Error](err); ok {
+		return code == kafka.GroupLoadInProgress || code == kafka.GroupCoordinatorNotAvailable || code == kafka.NotCoordinatorForGroup
+	}
+	return passing(err)
+}
+
 // passing tells whether an error may be gone after a moment.
 func passing(err error) bool {
-	var code kafka.Error
-	if errors.As(err, &code) {
+	if code, ok := errors.AsType[kafka.Error](err); ok {
 		switch code {
 		case kafka.NotEnoughReplicas, kafka.NotEnoughReplicasAfterAppend, kafka.KafkaStorageError,
 			kafka.GroupLoadInProgress, kafka.GroupCoordinatorNotAvailable, kafka.NotCoordinatorForGroup:

@@ -28,29 +28,41 @@ func (c *Client) Committed(ctx context.Context, group, topic string) (map[int32]
 	for i := range n {
 		req.Topics[0].PartitionIndexes = append(req.Topics[0].PartitionIndexes, int32(i))
 	}
-	m, err := c.roundTrip(ctx, req)
-	if err != nil {
-		return nil, fmt.Errorf("read commits of %s: %w", group, err)
-	}
-	res := m.(*offsetfetch.Response)
-	if res.ErrorCode != 0 && kafka.Error(res.ErrorCode) != groupNotFound {
-		return nil, fmt.Errorf("read commits of %s: %w", group, kafka.Error(res.ErrorCode))
-	}
 	found := map[int32]Committed{}
-	for _, t := range res.Topics {
-		for _, p := range t.Partitions {
-			if p.ErrorCode != 0 {
-				return nil, fmt.Errorf("read commits of %s: %w", group, kafka.Error(p.ErrorCode))
-			}
-			if p.CommittedOffset >= 0 {
-				found[p.PartitionIndex] = Committed{Offset: p.CommittedOffset, Metadata: p.Metadata}
+	err = c.again(ctx, coordinatorTries, uncoordinated, func() error {
+		m, err := c.roundTrip(ctx, req)
+		if err != nil {
+			return err
+		}
+		res := m.(*offsetfetch.Response)
+		if res.ErrorCode != 0 && kafka.Error(res.ErrorCode) != errGroupNotFound {
+			return kafka.Error(res.ErrorCode)
+		}
+		for _, t := range res.Topics {
+			for _, p := range t.Partitions {
+				if p.ErrorCode != 0 {
+					return kafka.Error(p.ErrorCode)
+				}
+				if p.CommittedOffset >= 0 {
+					found[p.PartitionIndex] = Committed{Offset: p.CommittedOffset, Metadata: p.Metadata}
+				}
 			}
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read commits of %s: %w", group, err)
 	}
 	return found, nil
 }
 
-const groupNotFound = kafka.Error(69)
+// coordinatorTries bounds the wait for a group's coordinator to some ten
+// seconds: a new cluster has none until the first group asks, and one that has
+// moved reads its log first. The transport sends the request to any broker
+// where the coordinator is not known, which then says that it is not the one.
+const coordinatorTries = 22
+
+const errGroupNotFound = kafka.Error(69)
 
 // Commit commits for a group that has no members: what an operator does.
 func (c *Client) Commit(ctx context.Context, group, topic string, offs map[int32]Committed) error {
@@ -67,19 +79,25 @@ func (c *Client) commit(ctx context.Context, group string, generation int32, mem
 			PartitionIndex: p, CommittedOffset: at.Offset, CommittedMetadata: at.Metadata,
 		})
 	}
-	m, err := c.roundTrip(ctx, req)
+	err := c.again(ctx, coordinatorTries, uncoordinated, func() error {
+		m, err := c.roundTrip(ctx, req)
+		if err != nil {
+			return err
+		}
+		var errs []error
+		for _, t := range m.(*offsetcommit.Response).Topics {
+			for _, p := range t.Partitions {
+				if p.ErrorCode != 0 {
+					errs = append(errs, fmt.Errorf("%s/%d: %w", t.Name, p.PartitionIndex, kafka.Error(p.ErrorCode)))
+				}
+			}
+		}
+		return errors.Join(errs...)
+	})
 	if err != nil {
 		return fmt.Errorf("commit for %s: %w", group, err)
 	}
-	var errs []error
-	for _, t := range m.(*offsetcommit.Response).Topics {
-		for _, p := range t.Partitions {
-			if p.ErrorCode != 0 {
-				errs = append(errs, fmt.Errorf("commit %s/%d for %s: %w", t.Name, p.PartitionIndex, group, kafka.Error(p.ErrorCode)))
-			}
-		}
-	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // Generation is a member's share of the topics, until the next rebalance.

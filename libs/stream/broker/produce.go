@@ -23,10 +23,10 @@ const maxBatch = 900 << 10
 
 // Error codes with a meaning of their own for an idempotent producer.
 const (
-	outOfOrderSequence = kafka.Error(45)
-	duplicateSequence  = kafka.Error(46)
-	invalidEpoch       = kafka.Error(47)
-	coordinatorLoading = kafka.Error(14)
+	errCoordinatorLoading = kafka.Error(14)
+	errOutOfOrder         = kafka.Error(45)
+	errDuplicate          = kafka.Error(46)
+	errEpoch              = kafka.Error(47)
 )
 
 // ProducerID is the identity of an idempotent producer. Who raises Epoch cuts
@@ -46,7 +46,7 @@ func (c *Client) InitProducerID(ctx context.Context) (ProducerID, error) {
 				return ProducerID{ID: r.ProducerID, Epoch: r.ProducerEpoch}, nil
 			}
 			err = kafka.Error(r.ErrorCode)
-			if !passing(err) && r.ErrorCode != int16(coordinatorLoading) {
+			if !passing(err) && r.ErrorCode != int16(errCoordinatorLoading) {
 				return ProducerID{}, fmt.Errorf("get a producer id: %w", err)
 			}
 		}
@@ -161,7 +161,6 @@ func (p *Producer) place(ctx context.Context, outs []record.Out) ([]*queue, erro
 	queues := map[partition]*queue{}
 	var order []*queue
 	type run struct {
-		outs []record.Out
 		idx  []int
 		size int
 	}
@@ -169,11 +168,12 @@ func (p *Producer) place(ctx context.Context, outs []record.Out) ([]*queue, erro
 	now := time.Now().UnixMilli()
 	flush := func(at partition, r *run) {
 		q := queues[at]
-		b := record.AppendBatch(make([]byte, 4, r.size+128), record.Batch{ProducerID: p.id.ID, Epoch: p.id.Epoch, Sequence: p.next[at], Time: now}, r.outs)
+		batch := record.Batch{ProducerID: p.id.ID, Epoch: p.id.Epoch, Sequence: p.next[at], Time: now}
+		b := record.AppendBatchOf(make([]byte, 4, r.size+128), batch, outs, r.idx)
 		binary.BigEndian.PutUint32(b, uint32(len(b)-4))
-		q.chunks = append(q.chunks, chunk{data: b, outs: r.idx, count: int32(len(r.outs))})
-		p.next[at] = advance(p.next[at], int32(len(r.outs)))
-		r.outs, r.idx, r.size = nil, nil, 0
+		q.chunks = append(q.chunks, chunk{data: b, outs: r.idx, count: int32(len(r.idx))})
+		p.next[at] = advance(p.next[at], int32(len(r.idx)))
+		r.idx, r.size = nil, 0
 	}
 	for i := range outs {
 		o := &outs[i]
@@ -204,10 +204,10 @@ func (p *Producer) place(ctx context.Context, outs []record.Out) ([]*queue, erro
 		if r.size+size > maxBatch {
 			flush(at, r)
 		}
-		r.outs, r.idx, r.size = append(r.outs, *o), append(r.idx, i), r.size+size
+		r.idx, r.size = append(r.idx, i), r.size+size
 	}
 	for _, q := range order {
-		if r := runs[q.at]; len(r.outs) > 0 {
+		if r := runs[q.at]; len(r.idx) > 0 {
 			flush(q.at, r)
 		}
 	}
@@ -279,7 +279,7 @@ func (p *Producer) send(ctx context.Context, queues []*queue, offsets []int64) (
 			}
 			code := kafka.Error(r.ErrorCode)
 			switch code {
-			case 0, duplicateSequence:
+			case 0, errDuplicate:
 				for i, o := range q.chunks[0].outs {
 					offsets[o] = -1
 					if code == 0 && r.BaseOffset >= 0 {
@@ -287,13 +287,13 @@ func (p *Producer) send(ctx context.Context, queues []*queue, offsets []int64) (
 					}
 				}
 				q.chunks, q.err = q.chunks[1:], nil
-			case invalidEpoch:
+			case errEpoch:
 				return false, fmt.Errorf("append to %s/%d: %w", t.Topic, r.Partition, ErrOwnershipLost)
 			case kafka.MessageSizeTooLarge, kafka.RecordListTooLarge:
 				return false, fmt.Errorf("append to %s/%d: %w", t.Topic, r.Partition, ErrTooLarge)
 			default:
 				q.err = fmt.Errorf("append to %s/%d: %w", t.Topic, r.Partition, code)
-				if !passing(code) || code == outOfOrderSequence {
+				if !passing(code) || code == errOutOfOrder {
 					return false, q.err
 				}
 				bad = true

@@ -27,7 +27,7 @@ type route struct {
 }
 
 // ApiKey names the request.
-func (e *exchange) ApiKey() protocol.ApiKey { return e.key }
+func (e *exchange) ApiKey() protocol.ApiKey { return e.key } //nolint:staticcheck // the name is the library's
 
 // Required tells the transport that the exchange writes itself.
 func (e *exchange) Required(map[protocol.ApiKey]int16) bool { return true }

@@ -1,13 +1,13 @@
 package record
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
-
-	"bytes"
+	"slices"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/s2"
@@ -58,18 +58,33 @@ func AppendBatch(dst []byte, b Batch, outs []Out) []byte {
 	for i := range outs {
 		dst = appendRecord(dst, int64(i), &outs[i])
 	}
+	return closeBatch(dst, start, b, len(outs))
+}
+
+// AppendBatchOf is AppendBatch of those of outs that which names, in its order.
+func AppendBatchOf(dst []byte, b Batch, outs []Out, which []int) []byte {
+	start := len(dst)
+	dst = append(dst, make([]byte, batchHeader)...)
+	for i, o := range which {
+		dst = appendRecord(dst, int64(i), &outs[o])
+	}
+	return closeBatch(dst, start, b, len(which))
+}
+
+// closeBatch writes the head of a batch of n records that begins at start.
+func closeBatch(dst []byte, start int, b Batch, n int) []byte {
 	h := dst[start:]
 	be := binary.BigEndian
 	be.PutUint32(h[offsetLength:], uint32(len(h)-offsetLength-4))
 	be.PutUint32(h[12:], 0xffffffff) // partition leader epoch: unknown
 	h[offsetMagic] = 2
-	be.PutUint32(h[offsetLast:], uint32(len(outs)-1))
+	be.PutUint32(h[offsetLast:], uint32(n-1))
 	be.PutUint64(h[offsetBaseTS:], uint64(b.Time))
 	be.PutUint64(h[offsetMaxTS:], uint64(b.Time))
 	be.PutUint64(h[offsetPID:], uint64(b.ProducerID))
 	be.PutUint16(h[offsetEpoch:], uint16(b.Epoch))
 	be.PutUint32(h[offsetSeq:], uint32(b.Sequence))
-	be.PutUint32(h[offsetCount:], uint32(len(outs)))
+	be.PutUint32(h[offsetCount:], uint32(n))
 	be.PutUint32(h[offsetCRC:], crc32.Checksum(h[offsetAttr:], castagnoli))
 	return dst
 }
@@ -191,7 +206,9 @@ func (h *batchHead) records(recs []Record, body []byte) ([]Record, error) {
 		return recs, fmt.Errorf("%d records in %d bytes", h.count, len(body))
 	}
 	r := reader{data: body}
-	for range h.count {
+	recs = slices.Grow(recs, h.count)
+	var slab []Header // of many records
+	for k := range h.count {
 		size := r.varint()
 		if r.bad || size < 0 || size > int64(len(r.data)) {
 			return recs, errors.New("record is cut off")
@@ -210,9 +227,13 @@ func (h *batchHead) records(recs []Record, body []byte) ([]Record, error) {
 			return recs, errors.New("record is malformed")
 		}
 		if n > 0 {
-			rec.Headers = make([]Header, n)
+			if int64(len(slab)) < n {
+				// The records of a batch mostly have equally many.
+				slab = make([]Header, n*int64(min(h.count-k, 64)))
+			}
+			rec.Headers, slab = slab[:n:n], slab[n:]
 			for i := range rec.Headers {
-				rec.Headers[i] = Header{Key: string(one.bytes()), Value: one.bytes()}
+				rec.Headers[i] = Header{Key: headerName(one.bytes()), Value: one.bytes()}
 			}
 		}
 		if one.bad {
@@ -223,6 +244,39 @@ func (h *batchHead) records(recs []Record, body []byte) ([]Record, error) {
 		}
 	}
 	return recs, nil
+}
+
+// headerName is a header's name, without an allocation where it is one of ours.
+func headerName(b []byte) string {
+	switch string(b) {
+	case HeaderID:
+		return HeaderID
+	case HeaderType:
+		return HeaderType
+	case HeaderSource:
+		return HeaderSource
+	case HeaderSubject:
+		return HeaderSubject
+	case HeaderTime:
+		return HeaderTime
+	case HeaderSpecVersion:
+		return HeaderSpecVersion
+	case HeaderShop:
+		return HeaderShop
+	case HeaderEffective:
+		return HeaderEffective
+	case HeaderPosition:
+		return HeaderPosition
+	case HeaderHistorical:
+		return HeaderHistorical
+	case HeaderTraceParent:
+		return HeaderTraceParent
+	case HeaderEmittedAt:
+		return HeaderEmittedAt
+	case HeaderContentType:
+		return HeaderContentType
+	}
+	return string(b)
 }
 
 // reader reads varints and byte strings; bad once anything was cut off.

@@ -1,7 +1,9 @@
 package record
 
 import (
+	"bytes"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 )
@@ -76,16 +78,44 @@ func (p Position) After(o Position) bool {
 
 // String is the form that stands in the position header:
 // log/partition/offset/ordinal.
-func (p Position) String() string {
-	b := make([]byte, 0, len(p.Log)+32)
+func (p Position) String() string { return string(p.Append(make([]byte, 0, len(p.Log)+32))) }
+
+// Append appends what String returns.
+func (p Position) Append(b []byte) []byte {
 	b = append(b, p.Log...)
 	b = append(b, '/')
 	b = strconv.AppendInt(b, int64(p.Partition), 10)
 	b = append(b, '/')
 	b = strconv.AppendInt(b, p.Offset, 10)
 	b = append(b, '/')
-	b = strconv.AppendInt(b, int64(p.Ordinal), 10)
-	return string(b)
+	return strconv.AppendInt(b, int64(p.Ordinal), 10)
+}
+
+// CutPosition takes what String wrote apart: the source, which is log and
+// partition, and the place in it. Without allocations, for who knows the source
+// from the record before; ParsePosition checks everything.
+func CutPosition(b []byte) (source []byte, offset int64, ordinal int32, ok bool) {
+	rest, o, ok := cutNumber(b)
+	if !ok || o > math.MaxInt32 {
+		return nil, 0, 0, false
+	}
+	source, offset, ok = cutNumber(rest)
+	return source, offset, int32(o), ok
+}
+
+// cutNumber cuts the decimal number behind the last slash off.
+func cutNumber(b []byte) (rest []byte, n int64, ok bool) {
+	cut := bytes.LastIndexByte(b, '/')
+	if cut < 0 || cut == len(b)-1 || len(b)-cut > 20 { // 19 digits
+		return nil, 0, false
+	}
+	for _, c := range b[cut+1:] {
+		if c < '0' || c > '9' {
+			return nil, 0, false
+		}
+		n = n*10 + int64(c-'0')
+	}
+	return b[:cut], n, n >= 0 // 19 digits that are too many end below 0
 }
 
 // ParsePosition reads what String wrote.

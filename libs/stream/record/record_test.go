@@ -3,6 +3,7 @@ package record
 import (
 	"bytes"
 	"errors"
+	"strconv"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -42,7 +43,16 @@ func TestPositionRoundTrip(t *testing.T) {
 		if err != nil || got != p {
 			t.Fatalf("ParsePosition(%q) = %v, %v", p, got, err)
 		}
+		source, offset, ordinal, ok := CutPosition([]byte(p.String()))
+		if want := p.Log + "/" + strconv.Itoa(int(p.Partition)); !ok || string(source) != want || offset != p.Offset || ordinal != p.Ordinal {
+			t.Fatalf("CutPosition(%q) = %s, %d, %d, %v", p, source, offset, ordinal, ok)
+		}
 	})
+	for _, bad := range []string{"", "a", "a/", "a/1/x", "a/x/1", "a/1/", "a/9999999999999999999/1", "a/1/4294967296"} {
+		if _, _, _, ok := CutPosition([]byte(bad)); ok {
+			t.Errorf("CutPosition(%q): taken", bad)
+		}
+	}
 	for _, bad := range []string{"", "a", "a/1/2", "/1/2/3", "a/-1/2/3", "a/1/x/3", "a/4294967296/1/1"} {
 		if _, err := ParsePosition(bad); err == nil {
 			t.Errorf("ParsePosition(%q): no error", bad)

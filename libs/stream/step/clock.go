@@ -41,6 +41,9 @@ type clocks struct {
 	own     int32
 	single  bool
 
+	// What was not observed, by shop, as computed since time last moved.
+	cached map[*shopState][]Interval
+
 	Wall       map[int32]Instant     `json:"wall,omitempty"`
 	Shops      map[string]*shopState `json:"shops,omitempty"`
 	Unobserved []Interval            `json:"unobserved,omitempty"`
@@ -131,6 +134,9 @@ func (c *clocks) unobserved(s *shopState) []Interval {
 	if len(c.Unobserved) == 0 {
 		return s.Unobserved
 	}
+	if known, ok := c.cached[s]; ok {
+		return known
+	}
 	all := append([]Interval(nil), s.Unobserved...)
 	if s.mode() == ModeLive {
 		for _, i := range c.Unobserved {
@@ -139,7 +145,12 @@ func (c *clocks) unobserved(s *shopState) []Interval {
 			}
 		}
 	}
-	return union(all)
+	all = union(all)
+	if c.cached == nil {
+		c.cached = map[*shopState][]Interval{}
+	}
+	c.cached[s] = all
+	return all
 }
 
 // union sorts intervals and joins those that touch.

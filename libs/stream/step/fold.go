@@ -83,12 +83,21 @@ type Effects struct {
 	trace      string
 	source     record.Position // of the record being folded; Ordinal counts
 	unobserved []Interval
-	n          map[string]int
+	kinds      []kindCount
 
 	outs    []pending
 	wake    Instant
 	wakeSet bool
 	drop    bool
+
+	bytes   arena
+	headers []record.Header // room for those of the next messages
+}
+
+// kindCount is how many messages of a kind one call has published.
+type kindCount struct {
+	kind string
+	n    int
 }
 
 // pending is an effect with the offset that caused it.
@@ -97,50 +106,113 @@ type pending struct {
 	offset int64
 }
 
+// arena cuts small byte strings out of large pieces, which live as long as any
+// of the strings: those of one batch go together.
+type arena struct{ free []byte }
+
+const arenaPiece = 32 << 10
+
+// room makes sure that n more bytes lie in one piece.
+func (a *arena) room(n int) {
+	if cap(a.free)-len(a.free) < n {
+		a.free = make([]byte, 0, max(n, arenaPiece))
+	}
+}
+
+// cut returns what was appended since from.
+func (a *arena) cut(from int) []byte { return a.free[from:len(a.free):len(a.free)] }
+
+func (a *arena) text(parts ...string) []byte {
+	n := 0
+	for _, p := range parts {
+		n += len(p)
+	}
+	a.room(n)
+	from := len(a.free)
+	for _, p := range parts {
+		a.free = append(a.free, p...)
+	}
+	return a.cut(from)
+}
+
+func (a *arena) number(v int64) []byte {
+	a.room(20)
+	from := len(a.free)
+	a.free = strconv.AppendInt(a.free, v, 10)
+	return a.cut(from)
+}
+
+func (a *arena) position(p record.Position) []byte {
+	a.room(len(p.Log) + 64)
+	from := len(a.free)
+	a.free = p.Append(a.free)
+	return a.cut(from)
+}
+
+// count tells how many messages of a kind the call has published before.
+func (e *Effects) count(kind string) int {
+	for i := range e.kinds {
+		if k := &e.kinds[i]; k.kind == kind {
+			k.n++
+			return k.n - 1
+		}
+	}
+	e.kinds = append(e.kinds, kindCount{kind, 1})
+	return 0
+}
+
+// maxHeaders is how many headers a message may have.
+const maxHeaders = 12
+
 // Publish appends m to what follows.
 func (e *Effects) Publish(m Message) {
-	id := m.ID
-	if id == "" {
-		if e.n == nil {
-			e.n = map[string]int{}
+	b := &e.bytes
+	var id []byte
+	switch {
+	case m.ID != "":
+		id = b.text(m.ID)
+	default:
+		if n := e.count(m.Kind); n > 0 {
+			id = b.text(e.cause, "/", m.Kind, ".", strconv.Itoa(n))
+		} else {
+			id = b.text(e.cause, "/", m.Kind)
 		}
-		id = e.cause + "/" + m.Kind
-		if n := e.n[m.Kind]; n > 0 {
-			id += "." + strconv.Itoa(n)
-		}
-		e.n[m.Kind]++
 	}
 	at := m.EventTime
 	if at == 0 {
 		at = e.eventTime
 	}
-	headers := make([]record.Header, 0, 12)
-	headers = append(headers,
-		record.Header{Key: record.HeaderSpecVersion, Value: []byte("1.0")},
-		record.Header{Key: record.HeaderID, Value: []byte(id)},
-		record.Header{Key: record.HeaderType, Value: []byte(m.Type)},
-		record.Header{Key: record.HeaderSource, Value: []byte("/sillage/" + e.key.Shop)},
-		record.Header{Key: record.HeaderTime, Value: strconv.AppendInt(nil, at, 10)},
-		record.Header{Key: record.HeaderShop, Value: []byte(e.key.Shop)},
-		record.Header{Key: record.HeaderEffective, Value: strconv.AppendInt(nil, int64(e.now), 10)},
-		record.Header{Key: record.HeaderPosition, Value: []byte(e.source.String())},
+	if cap(e.headers)-len(e.headers) < maxHeaders {
+		e.headers = make([]record.Header, 0, 64*maxHeaders)
+	}
+	from := len(e.headers)
+	headers := append(e.headers,
+		record.Header{Key: record.HeaderSpecVersion, Value: b.text("1.0")},
+		record.Header{Key: record.HeaderID, Value: id},
+		record.Header{Key: record.HeaderType, Value: b.text(m.Type)},
+		record.Header{Key: record.HeaderSource, Value: b.text("/sillage/", e.key.Shop)},
+		record.Header{Key: record.HeaderTime, Value: b.number(at)},
+		record.Header{Key: record.HeaderShop, Value: b.text(e.key.Shop)},
+		record.Header{Key: record.HeaderEffective, Value: b.number(int64(e.now))},
+		record.Header{Key: record.HeaderPosition, Value: b.position(e.source)},
 	)
 	if m.Subject != "" {
-		headers = append(headers, record.Header{Key: record.HeaderSubject, Value: []byte(m.Subject)})
+		headers = append(headers, record.Header{Key: record.HeaderSubject, Value: b.text(m.Subject)})
 	}
 	if e.historical {
-		headers = append(headers, record.Header{Key: record.HeaderHistorical, Value: []byte("1")})
+		headers = append(headers, record.Header{Key: record.HeaderHistorical, Value: b.text("1")})
 	}
 	if e.trace != "" {
-		headers = append(headers, record.Header{Key: record.HeaderTraceParent, Value: []byte(e.trace)})
+		headers = append(headers, record.Header{Key: record.HeaderTraceParent, Value: b.text(e.trace)})
 	}
 	kind := "application/protobuf"
 	if m.JSON {
 		kind = "application/json"
 	}
-	headers = append(headers, record.Header{Key: record.HeaderContentType, Value: []byte(kind)})
+	headers = append(headers, record.Header{Key: record.HeaderContentType, Value: b.text(kind)})
+	e.headers = headers
 	e.outs = append(e.outs, pending{
-		out:    record.Out{Topic: m.Topic, Partition: record.ByKey, Key: []byte(e.key.Shop + "/" + m.Key), Value: m.Value, Headers: headers},
+		out:    record.Out{Topic: m.Topic, Partition: record.ByKey, Key: b.text(e.key.Shop, "/", m.Key), Value: m.Value, Headers: headers[from:len(headers):len(headers)]},
 		offset: e.source.Offset,
 	})
 	e.source.Ordinal++

@@ -428,7 +428,7 @@ func (m *Machine) load(r Result) {
 }
 
 func (m *Machine) fetched(r Result) {
-	if m.stop && m.read < 0 {
+	if m.stop { // also where what waits is being read again: the store has it all
 		m.release()
 		return
 	}

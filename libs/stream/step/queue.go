@@ -46,7 +46,32 @@ func (q *factQueue) head() *waiting {
 	}
 	return q.items[0]
 }
-func (q *factQueue) take() *waiting { return heap.Pop(q).(*waiting) }
+func (q *factQueue) take() { heap.Pop(q) }
+
+// offsetQueue is the waiting facts in the order of their offsets, which is the
+// order in which they come.
+type offsetQueue struct {
+	items []*waiting
+	taken int // of items, done with
+}
+
+func (q *offsetQueue) add(w *waiting) { q.items = append(q.items, w) }
+
+// head is the oldest fact that still waits, nil where none does.
+func (q *offsetQueue) head() *waiting {
+	for q.taken < len(q.items) && q.items[q.taken].done {
+		q.items[q.taken] = nil
+		q.taken++
+	}
+	if q.taken > len(q.items)/2 {
+		q.items = q.items[:copy(q.items, q.items[q.taken:])]
+		q.taken = 0
+	}
+	if q.taken == len(q.items) {
+		return nil
+	}
+	return q.items[q.taken]
+}
 
 // alarm is a wake-up in the index; it is void where the entity's own wake-up
 // differs.

@@ -5,9 +5,12 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
 
 	"github.com/sillage-io/sillage/libs/stream/record"
 	"github.com/sillage-io/sillage/libs/stream/step"
+	eventv1 "github.com/sillage-io/sillage/proto/gen/go/sillage/event/v1"
 )
 
 // seeds is how many random worlds a test lives through.
@@ -203,4 +206,75 @@ func TestFenceRoundTrip(t *testing.T) {
 	if got, err := step.ParseMark(m.String()); err != nil || got != m {
 		t.Errorf("mark: got %v, %v, want %v", got, err, m)
 	}
+}
+
+// TestEnvelopeIsTheEvents: what the protocol scans is what decoding gives.
+func TestEnvelopeIsTheEvents(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		text := rapid.String()
+		e := &eventv1.Event{
+			MessageId: text.Draw(t, "message"), Shop: text.Draw(t, "shop"), KeyId: text.Draw(t, "key"), Name: text.Draw(t, "name"), EventTimeMs: rapid.Int64().Draw(t, "time"),
+			Lines: []*eventv1.Line{{ProductId: text.Draw(t, "product"), Price: &eventv1.Money{Micros: 1}}}, PropertiesJson: rapid.SliceOf(rapid.Byte()).Draw(t, "json"),
+		}
+		if rapid.Bool().Draw(t, "imported") {
+			e.Import = &eventv1.Import{
+				ImportId: text.Draw(t, "import"), Sequence: rapid.Int64().Draw(t, "sequence"), NotBeforeUs: rapid.Int64().Draw(t, "not before"),
+				Line: rapid.Int64().Draw(t, "line"), Lines: rapid.Uint32().Draw(t, "lines"),
+			}
+		}
+		b, err := proto.Marshal(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := step.ReadEnvelope(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := e.Import
+		want := step.Envelope{MessageID: e.MessageId, Shop: e.Shop, KeyID: e.KeyId, EventTime: e.EventTimeMs, Imported: i != nil, ImportID: i.GetImportId(), Sequence: i.GetSequence(), NotBefore: i.GetNotBeforeUs(), Lines: int64(i.GetLines())}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Fatal(d)
+		}
+	})
+}
+
+// TestStopDoesNotWaitForAReading: whoever is told to stop while it reads again what
+// waits lets go at once; the store has it all, and the next owner reads it anyway.
+func TestStopDoesNotWaitForAReading(t *testing.T) {
+	cfg := step.Config{Processor: "customers", Topic: "activity", LogID: "log", FoldVersion: 1, Order: step.InTimeOrder, Sources: 1, Types: []string{typeFact}}
+	m := step.NewMachine(cfg, step.NewPartition[customer](cfg, customerFold{}, asJSON[customer]{}), "seed")
+	fence := step.Fence{LogID: "log", FoldVersion: 1, Nonce: "n", Next: 9, Low: 3, Anchor: "a", ProducerID: 1, Epoch: 1}
+	current := fence.String()
+	for range 20 {
+		switch c := m.Next(); c.Op {
+		case step.OpArm:
+			m.Done(step.Result{Fence: current})
+		case step.OpReadMark:
+			m.Done(step.Result{Commit: 9, Mark: step.Mark{LogID: "log", ProducerID: 1, Epoch: 1, Offset: 9}.String()})
+		case step.OpReadBounds:
+			m.Done(step.Result{Start: 0, End: 20})
+		case step.OpReadAnchor:
+			m.Done(step.Result{}) // expired: counted, no halt
+		case step.OpClaim:
+			current = c.Write.Target
+			m.Done(step.Result{Outcome: step.Applied, Current: current})
+		case step.OpLoad:
+			m.Done(step.Result{State: step.State{Fence: current}})
+		case step.OpCommitClaim:
+			m.Done(step.Result{})
+		case step.OpFetch:
+			if c.Offset != 3 {
+				t.Fatalf("reads from %d, want 3, the oldest that waits", c.Offset)
+			}
+			m.Stop()
+			m.Done(step.Result{})
+			if got := m.Next().Op; got != step.OpRelease {
+				t.Errorf("%v after it was told to stop, want release", got)
+			}
+			return
+		default:
+			t.Fatalf("asked for %v", c.Op)
+		}
+	}
+	t.Fatal("never got to read")
 }

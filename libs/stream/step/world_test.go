@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sort"
@@ -109,12 +110,8 @@ type stored struct {
 
 func (s *stored) clone() *stored {
 	c := &stored{fence: s.fence, entities: map[string][]byte{}, logs: map[string][]byte{}}
-	for k, v := range s.entities {
-		c.entities[k] = v
-	}
-	for k, v := range s.logs {
-		c.logs[k] = v
-	}
+	maps.Copy(c.entities, s.entities)
+	maps.Copy(c.logs, s.logs)
 	return c
 }
 
@@ -148,7 +145,6 @@ type owner struct {
 	m    *step.Machine
 	fold step.Folder
 	arm  string // the fence as watched
-	live bool
 }
 
 func newWorld(n int32, seed uint64, faults bool) *world {

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
@@ -26,12 +28,10 @@ import (
 	"github.com/sillage-io/sillage/libs/stream"
 	"github.com/sillage-io/sillage/libs/stream/broker"
 	"github.com/sillage-io/sillage/libs/stream/record"
-	"github.com/sillage-io/sillage/libs/stream/step"
 	"github.com/sillage-io/sillage/libs/topics"
-	eventv1 "github.com/sillage-io/sillage/proto/gen/go/sillage/event/v1"
-	profilev1 "github.com/sillage-io/sillage/proto/gen/go/sillage/profile/v1"
-	recommenderv1 "github.com/sillage-io/sillage/proto/gen/go/sillage/recommender/v1"
+	"github.com/sillage-io/sillage/libs/web"
 	"github.com/sillage-io/sillage/services/churn"
+	"github.com/sillage-io/sillage/services/collector"
 	"github.com/sillage-io/sillage/services/profile"
 	"github.com/sillage-io/sillage/services/recommender"
 	"github.com/sillage-io/sillage/services/restock"
@@ -56,8 +56,36 @@ func (r *reach) storeFlags(c *cobra.Command) {
 	c.Flags().StringSliceVar(&r.redis, "redis", []string{defaultUp().EmbeddedRedis}, "host:port of Redis; the default is that of a local up")
 }
 
-func (r *reach) adminFlag(c *cobra.Command) {
-	c.Flags().StringVar(&r.admin, "admin", "http://"+defaultUp().Admin.Listen, "where up answers operators")
+// statusFlags choose whom to ask how things stand: up, or, where services are
+// processes of their own, broker and store.
+func (r *reach) statusFlags(c *cobra.Command) {
+	c.Flags().StringVar(&r.admin, "admin", "http://"+defaultUp().Process.Admin.Listen, "where up answers operators")
+	c.Flags().StringSliceVar(&r.kafka, "kafka", nil, "host:port of Kafka brokers to ask in place of up, where each service is a process of its own; with --redis")
+	c.Flags().StringSliceVar(&r.redis, "redis", nil, "host:port of Redis, with --kafka")
+	c.MarkFlagsRequiredTogether("kafka", "redis")
+	c.MarkFlagsMutuallyExclusive("admin", "kafka")
+}
+
+// status asks how things stand.
+func (r *reach) status(ctx context.Context) (*status, error) {
+	if len(r.kafka) == 0 {
+		return getStatus(ctx, r.admin)
+	}
+	client, err := r.client()
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	store, err := r.store()
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close()
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	s := &status{Version: web.Version()}
+	s.Processors, err = stream.Survey(ctx, client, store, processors(defaultUp(), ""))
+	return s, err
 }
 
 func (r *reach) client() (*broker.Client, error) {
@@ -105,7 +133,7 @@ func statusCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "status", Short: "Show how shops and processors stand", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			s, err := getStatus(c.Context(), r.admin)
+			s, err := r.status(c.Context())
 			if err != nil {
 				return err
 			}
@@ -117,28 +145,34 @@ func statusCommand() *cobra.Command {
 			return printStatus(c.OutOrStdout(), s)
 		},
 	}
-	r.adminFlag(c)
+	r.statusFlags(c)
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	return c
 }
 
 func printStatus(w io.Writer, s *status) error {
-	ready := "ready"
-	if !s.Ready {
-		ready = "NOT ready"
-	}
-	fmt.Fprintf(w, "sillage %s: %s\n", s.Version, ready)
-	for _, p := range s.Parts {
-		if !p.OK {
-			fmt.Fprintf(w, "  %s: %s\n", p.Name, p.Err)
+	if len(s.Parts) > 0 { // up has answered, not broker and store
+		ready := "ready"
+		if !s.Ready {
+			ready = "NOT ready"
 		}
+		fmt.Fprintf(w, "sillage %s: %s\n", s.Version, ready)
+		for _, p := range s.Parts {
+			if !p.OK {
+				fmt.Fprintf(w, "  %s: %s\n", p.Name, p.Err)
+			}
+		}
+		fmt.Fprintf(w, "events since the start: %d accepted, %d rejected, %d refused, %d not acknowledged\n\n", s.Collector.Accepted, s.Collector.Rejected, s.Collector.Refused, s.Collector.Failed)
 	}
-	fmt.Fprintf(w, "events since the start: %d accepted, %d rejected, %d refused, %d not acknowledged\n\n", s.Collector.Accepted, s.Collector.Rejected, s.Collector.Refused, s.Collector.Failed)
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "SHOP\tMODE\tSINCE\tCLOCK\tHELD BACK BY")
-	for _, shop := range s.Shops {
+	for _, shop := range shopsOf(s) {
 		clock, held := shopClock(s, shop.Name)
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", shop.Name, shop.Mode, shop.Since.UTC().Format(time.DateTime), clock, held)
+		since := "-"
+		if !shop.Since.IsZero() {
+			since = shop.Since.UTC().Format(time.DateTime)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", shop.Name, shop.Mode, since, clock, held)
 	}
 	fmt.Fprintln(t, "\nPROCESSOR\tPART\tSTATE\tLAG\tWAITING\tENTITIES\tFOLDED\tDUPLICATES\tDEAD\tPUBLISHED\tNEXT\tMARK\tBASE\tLOG")
 	owned := map[string]stream.PartitionInfo{}
@@ -157,10 +191,36 @@ func printStatus(w io.Writer, s *status) error {
 				base = time.Since(o.BaseAt).Round(time.Second).String()
 			}
 		}
-		fmt.Fprintf(t, "%s\t%d\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%d-%d\n", p.Processor, p.Partition, state, p.Lag(), o.Status.Waiting, o.Status.Entities,
+		st := p.Status
+		if ok {
+			st = o.Status
+		}
+		if n := len(st.Incomplete); n > 0 {
+			state += fmt.Sprintf(", INCOMPLETE since %d", st.Incomplete[n-1])
+		}
+		fmt.Fprintf(t, "%s\t%d\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%d-%d\n", p.Processor, p.Partition, state, p.Lag(), st.Waiting, st.Entities,
 			p.Status.Counts.Folded, p.Status.Counts.Duplicates, p.Status.Counts.Dead, p.Status.Counts.Published, p.Next, p.Mark, base, p.Start, p.End)
 	}
 	return t.Flush()
+}
+
+// shopsOf are the shops as the collector knows them, or, where it was not asked,
+// as the processors do.
+func shopsOf(s *status) []collector.Shop {
+	if len(s.Shops) > 0 {
+		return s.Shops
+	}
+	modes := map[string]collector.Mode{}
+	for _, p := range s.Processors {
+		for name, st := range p.Status.Shops {
+			modes[name] = collector.Mode(st.Mode)
+		}
+	}
+	all := make([]collector.Shop, 0, len(modes))
+	for _, name := range slices.Sorted(maps.Keys(modes)) {
+		all = append(all, collector.Shop{Name: name, Mode: modes[name]})
+	}
+	return all
 }
 
 // shopClock is where a shop's clock stands: the lowest of all partitions, and
@@ -184,7 +244,11 @@ func shopClock(s *status, shop string) (clock, held string) {
 
 func topicsCommand() *cobra.Command {
 	c := &cobra.Command{Use: "topics", Short: "List the topics, or make them on a broker"}
+	var asJSON bool
 	list := &cobra.Command{Use: "list", Short: "List the topics and what they are for", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		if asJSON {
+			return json.NewEncoder(c.OutOrStdout()).Encode(topics.All())
+		}
 		t := tabwriter.NewWriter(c.OutOrStdout(), 0, 8, 2, ' ', 0)
 		fmt.Fprintln(t, "TOPIC\tKEY\tWRITTEN BY\tREAD BY\tKEPT\tWHAT")
 		for _, topic := range topics.All() {
@@ -196,6 +260,7 @@ func topicsCommand() *cobra.Command {
 		}
 		return t.Flush()
 	}}
+	list.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	var r reach
 	var partitions int
 	apply := &cobra.Command{Use: "apply", Short: "Make the topics that are missing on a broker", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
@@ -212,7 +277,10 @@ func topicsCommand() *cobra.Command {
 	}}
 	r.brokerFlags(apply)
 	apply.Flags().IntVar(&partitions, "partitions", topics.DefaultPartitions, "partitions of each topic, chosen for good")
-	c.AddCommand(list, apply)
+	asyncapi := &cobra.Command{Use: "asyncapi", Short: "Print the topics and their messages as an AsyncAPI document", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		return writeAsyncAPI(c.OutOrStdout())
+	}}
+	c.AddCommand(list, apply, asyncapi)
 	return c
 }
 
@@ -281,18 +349,31 @@ func verifyCommand() *cobra.Command {
 				return err
 			}
 			defer store.Close()
-			return verify(c.Context(), c.OutOrStdout(), client, store, ps, args, asJSON)
+			bases, err := r.bases()
+			if err != nil {
+				return err
+			}
+			return verify(c.Context(), c.OutOrStdout(), client, store, bases, ps, args, asJSON)
 		},
 	}
 	r.brokerFlags(c)
 	r.storeFlags(c)
-	c.Flags().StringVar(&r.dataDir, "data-dir", defaultUp().DataDir, "data directory of up, for the identity secret")
+	c.Flags().StringVar(&r.dataDir, "data-dir", defaultUp().DataDir, "data directory of up, for the identity secret and for bases, where logs have been cut")
 	c.Flags().StringVar(&r.identitySecret, "identity-secret", "", "key of the profile ids, where it is not in the data directory")
 	c.Flags().StringVar(&r.timezone, "timezone", "UTC", "as given to up")
 	c.Flags().Float64Var(&r.threshold, "churn-threshold", churn.DefaultConfig().Threshold, "as given to up")
 	c.Flags().Float64Var(&r.serviceLevel, "service-level", restock.DefaultConfig().ServiceLevel, "as given to up")
 	c.Flags().BoolVar(&asJSON, "json", false, "one JSON object a partition")
 	return c
+}
+
+// bases are those of a local data directory; nil where there is none.
+func (r *reach) bases() (*state.Bases, error) {
+	dir := filepath.Join(r.dataDir, "bases")
+	if _, err := os.Stat(dir); err != nil {
+		return nil, nil //nolint:nilerr,nilnil // of another machine, or on a store that keeps its own
+	}
+	return state.NewBases(dir)
 }
 
 // processors are all, with the settings that their folds depend on.
@@ -308,12 +389,17 @@ func (r *reach) processors() ([]stream.Processor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []stream.Processor{
-		profile.Processor(cfg.profile(secret)), recommender.Processor(cfg.recommender(secret)), churn.Processor(cfg.churn(secret)), restock.Processor(cfg.restock()),
-	}, nil
+	return processors(cfg, secret), nil
 }
 
-func verify(ctx context.Context, w io.Writer, client *broker.Client, store *state.Store, ps []stream.Processor, only []string, asJSON bool) error {
+// processors are all.
+func processors(cfg upConfig, secret string) []stream.Processor {
+	return []stream.Processor{
+		profile.Processor(cfg.profile(secret)), recommender.Processor(cfg.recommender(secret)), churn.Processor(cfg.churn(secret)), restock.Processor(cfg.restock()),
+	}
+}
+
+func verify(ctx context.Context, w io.Writer, client *broker.Client, store *state.Store, bases *state.Bases, ps []stream.Processor, only []string, asJSON bool) error {
 	bad := 0
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	if !asJSON {
@@ -328,7 +414,7 @@ func verify(ctx context.Context, w io.Writer, client *broker.Client, store *stat
 			return err
 		}
 		for i := range int32(n) {
-			v, err := stream.Verify(ctx, client, store, p, i)
+			v, err := stream.Verify(ctx, client, store, bases, p, i)
 			if err != nil {
 				if ctx.Err() != nil || !errors.Is(err, stream.ErrUnverifiable) {
 					return err
@@ -347,6 +433,9 @@ func verify(ctx context.Context, w io.Writer, client *broker.Client, store *stat
 				continue
 			}
 			verdict := "equal"
+			if v.From > 0 {
+				verdict = fmt.Sprintf("equal since %d, where a base was taken", v.From)
+			}
 			if !v.OK() {
 				verdict = "DIFFERENT: " + strings.Join(append(v.Different, v.Examples...), "; ")
 			}
@@ -504,22 +593,12 @@ type printer struct {
 	header []string
 }
 
-// decoders know the types of the topics.
-var decoders = map[string]func() proto.Message{
-	step.TypeEvent: func() proto.Message { return &eventv1.Event{} }, step.TypeTick: func() proto.Message { return &eventv1.Tick{} },
-	step.TypeImport: func() proto.Message { return &eventv1.ImportMark{} }, step.TypeShop: func() proto.Message { return &eventv1.ShopMark{} },
-	topics.TypeActivity: func() proto.Message { return &profilev1.Activity{} }, topics.TypeMerged: func() proto.Message { return &profilev1.Merged{} },
-	topics.TypeSupply: func() proto.Message { return &profilev1.Supply{} }, topics.TypeProduct: func() proto.Message { return &profilev1.Product{} },
-	topics.TypeDelta: func() proto.Message { return &recommenderv1.Delta{} },
-}
-
 // data is a record's value as JSON.
 func data(r *record.Record) json.RawMessage {
-	kind := string(r.Header(record.HeaderType))
 	if string(r.Header(record.HeaderContentType)) == "application/json" && json.Valid(r.Value) {
 		return r.Value
 	}
-	if make, ok := decoders[kind]; ok {
+	if make, ok := messages[string(r.Header(record.HeaderType))]; ok {
 		m := make()
 		if proto.Unmarshal(r.Value, m) == nil {
 			if b, err := (protojson.MarshalOptions{UseProtoNames: true}).Marshal(m); err == nil {

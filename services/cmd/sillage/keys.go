@@ -40,13 +40,17 @@ func keyCommand() *cobra.Command {
 	list.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	var origins []string
 	add := &cobra.Command{
-		Use: "add public|secret SHOP", Short: "Add a key of a shop and print it", Args: cobra.ExactArgs(2), ValidArgs: []string{"public", "secret"},
+		Use: "add public SHOP | secret SHOP | admin", Short: "Add a key of a shop, or of an operator, and print it", Args: cobra.RangeArgs(1, 2), ValidArgs: []string{"public", "secret", "admin"},
 		RunE: func(c *cobra.Command, args []string) error {
 			keys, err := collector.ReadKeys(file())
 			if err != nil {
 				return err
 			}
-			k, err := collector.NewKey(collector.KeyKind(args[0]), args[1])
+			shop := ""
+			if len(args) == 2 {
+				shop = args[1]
+			}
+			k, err := collector.NewKey(collector.KeyKind(args[0]), shop)
 			if err != nil {
 				return err
 			}
@@ -134,10 +138,14 @@ func shopCommand() *cobra.Command {
 		}
 		return json.Unmarshal(body, into)
 	}
+	var asJSON bool
 	list := &cobra.Command{Use: "list", Short: "List the shops", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
 		var shops []collector.Shop
 		if err := call(c, http.MethodGet, "/v1/sillage/shops", &shops); err != nil {
 			return err
+		}
+		if asJSON {
+			return json.NewEncoder(c.OutOrStdout()).Encode(shops)
 		}
 		t := tabwriter.NewWriter(c.OutOrStdout(), 0, 8, 2, ' ', 0)
 		fmt.Fprintln(t, "SHOP\tMODE\tSINCE\tIMPORT")
@@ -146,6 +154,7 @@ func shopCommand() *cobra.Command {
 		}
 		return t.Flush()
 	}}
+	list.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	live := &cobra.Command{Use: "live SHOP", Short: "Let a shop that rests after an import live by the wall clock", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error {
 		var s collector.Shop
 		if err := call(c, http.MethodPost, "/v1/sillage/shops/"+args[0]+"/live", &s); err != nil {

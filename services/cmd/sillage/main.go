@@ -2,26 +2,16 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
 
-	"github.com/sillage-io/sillage/libs/service"
 	"github.com/sillage-io/sillage/libs/web"
+	"github.com/sillage-io/sillage/services/internal/host"
 )
 
-func main() {
-	ctx, stop := service.Signals(context.Background())
-	err := root().ExecuteContext(ctx)
-	stop()
-	if err != nil && !errors.Is(err, context.Canceled) {
-		fmt.Fprintln(os.Stderr, "sillage:", err)
-		os.Exit(1)
-	}
-}
+func main() { os.Exit(host.Execute(root())) }
 
 func root() *cobra.Command {
 	c := &cobra.Command{
@@ -32,7 +22,7 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 		Version:       web.Version(),
 	}
-	c.AddCommand(upCommand(), replayCommand(), statusCommand(), tailCommand(), verifyCommand(), topicsCommand(), shopCommand(), keyCommand(), doctorCommand(), versionCommand())
+	c.AddCommand(upCommand(), replayCommand(), simulateCommand(), statusCommand(), tailCommand(), verifyCommand(), topicsCommand(), shopCommand(), keyCommand(), doctorCommand(), versionCommand())
 	return c
 }
 

@@ -90,8 +90,16 @@ func (p *page) run(ctx context.Context) error {
 	live := stream.NewView(p.host.Client, log, stream.FromEnd, p.record, topics.Events, topics.ChurnAlerts, topics.RestockSignals)
 	for _, v := range []*stream.View{catalog, live} {
 		reading.Go(func() {
-			if err := v.Run(ctx); err != nil && ctx.Err() == nil {
-				p.host.Log.Warn("page does not follow any more", slog.Any("err", err))
+			for {
+				err := v.Run(ctx)
+				if err == nil || ctx.Err() != nil {
+					return
+				}
+				p.host.Log.Warn("page will follow again", slog.Any("err", err))
+				select {
+				case <-ctx.Done():
+				case <-time.After(time.Second):
+				}
 			}
 		})
 	}

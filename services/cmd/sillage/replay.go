@@ -28,7 +28,8 @@ import (
 )
 
 type replayOptions struct {
-	collector, admin, key, dataDir, shop string
+	reach
+	collector, key, shop                 string
 	speed, tz, from, to, stock, currency string
 	columns                              []string
 	limit                                int64
@@ -59,7 +60,7 @@ Formats:
 	}
 	f := c.Flags()
 	f.StringVar(&o.collector, "collector", "http://"+defaultUp().HTTP.Listen, "where the collector answers")
-	f.StringVar(&o.admin, "admin", "http://"+defaultUp().Admin.Listen, "where up answers operators")
+	o.statusFlags(c)
 	f.StringVar(&o.key, "key", "", "an admin key, or a secret key of the shop; empty: the admin key of the data directory")
 	f.StringVar(&o.dataDir, "data-dir", defaultUp().DataDir, "data directory of up")
 	f.StringVar(&o.shop, "shop", "", "shop that takes the import; empty: named like the file")
@@ -337,7 +338,7 @@ const firstHop = "profile.devices"
 
 // reached is the ordinal up to which every partition has folded an import.
 func reached(ctx context.Context, o replayOptions, id string) (int64, error) {
-	s, err := getStatus(ctx, o.admin)
+	s, err := o.status(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -359,7 +360,7 @@ func reached(ctx context.Context, o replayOptions, id string) (int64, error) {
 func settled(ctx context.Context, o replayOptions, id string, end time.Time, stderr io.Writer) (*status, error) {
 	last, since := int64(-1), time.Now()
 	for {
-		s, err := getStatus(ctx, o.admin)
+		s, err := o.status(ctx)
 		if err == nil {
 			behind, lag := 0, int64(0)
 			for _, p := range s.Processors {

@@ -20,14 +20,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/sillage-io/sillage/libs/config"
 	"github.com/sillage-io/sillage/libs/embedded"
-	"github.com/sillage-io/sillage/libs/rpc"
 	"github.com/sillage-io/sillage/libs/service"
 	"github.com/sillage-io/sillage/libs/state"
 	"github.com/sillage-io/sillage/libs/stream"
 	"github.com/sillage-io/sillage/libs/stream/broker"
-	"github.com/sillage-io/sillage/libs/telemetry"
 	"github.com/sillage-io/sillage/libs/topics"
 	"github.com/sillage-io/sillage/libs/web"
 	"github.com/sillage-io/sillage/services/churn"
@@ -41,40 +38,36 @@ import (
 
 // upConfig is the configuration of the all-in-one process.
 type upConfig struct {
-	DataDir    string   `yaml:"data-dir" usage:"directory of everything that is kept"`
-	Partitions int      `yaml:"partitions" usage:"partitions of the topics, chosen at the first start for good; 0: 4 embedded, 16 on a real broker"`
-	Fsync      bool     `yaml:"fsync" usage:"embedded: acknowledge only what is on disk"`
-	Demo       bool     `yaml:"demo" usage:"let a simulated shop live: its past at the first start, then visits"`
-	DemoSeed   int64    `yaml:"demo-seed" usage:"seed of the simulated shop"`
-	DemoRate   float64  `yaml:"demo-rate" usage:"events a second of the simulated shop"`
-	DiskLimit  int64    `yaml:"disk-limit" usage:"embedded: mebibytes that the data directory may take before events are refused with 503; 0: no limit"`
-	Kafka      []string `yaml:"kafka" usage:"host:port of real Kafka brokers, in place of the embedded one; needs --redis"`
-	Redis      []string `yaml:"redis" usage:"host:port of a real Redis or Valkey, in place of the embedded one; needs --kafka"`
+	DataDir    string        `yaml:"data-dir" usage:"directory of everything that is kept"`
+	Partitions int           `yaml:"partitions" usage:"partitions of the topics, chosen at the first start for good; 0: 4 embedded, 16 on a real broker"`
+	Fsync      bool          `yaml:"fsync" usage:"embedded: acknowledge only what is on disk"`
+	BaseEvery  time.Duration `yaml:"base-every" usage:"embedded: how often each partition's state is written to disk; what came since is folded again at a start"`
+	Demo       bool          `yaml:"demo" usage:"let a simulated shop live: its past at the first start, then visits"`
+	DemoSeed   int64         `yaml:"demo-seed" usage:"seed of the simulated shop"`
+	DemoRate   float64       `yaml:"demo-rate" usage:"events a second of the simulated shop"`
+	DiskLimit  int64         `yaml:"disk-limit" usage:"embedded: mebibytes that the data directory may take; near it, logs are cut to what is still needed, at it events are refused with 503; 0: no limit"`
+	Kafka      []string      `yaml:"kafka" usage:"host:port of real Kafka brokers, in place of the embedded one; needs --redis"`
+	Redis      []string      `yaml:"redis" usage:"host:port of a real Redis or Valkey, in place of the embedded one; needs --kafka"`
 
 	HTTP          web.Config `yaml:"http"`
-	Admin         web.Config `yaml:"admin"`
-	GRPC          rpc.Config `yaml:"grpc"`
 	EmbeddedKafka string     `yaml:"embedded-kafka" usage:"host:port of the embedded broker"`
 	EmbeddedRedis string     `yaml:"embedded-redis" usage:"host:port of the embedded store"`
 
+	Models         string  `yaml:"models" usage:"parameters that decide: pinned, the shipped ones; nothing is fitted from a shop's history yet"`
 	IdentitySecret string  `yaml:"identity-secret" usage:"key of the hash that makes profile ids; empty: one made at the first start" secret:"true"`
 	Timezone       string  `yaml:"timezone" usage:"IANA name of the zone whose days the shops live by"`
 	Threshold      float64 `yaml:"churn-threshold" usage:"probability of no order within 90 days at which an alert is raised"`
 	ServiceLevel   float64 `yaml:"service-level" usage:"share of order cycles without a stock-out"`
 
-	Broker    broker.Config    `yaml:"broker"`
-	Store     state.Config     `yaml:"store"`
-	Service   service.Config   `yaml:"service"`
-	Telemetry telemetry.Config `yaml:"telemetry"`
+	Process host.Process `yaml:",inline"`
 }
 
 func defaultUp() upConfig {
 	return upConfig{
-		DataDir: ".run", DemoSeed: 1, DemoRate: simulator.DefaultConfig().EventsPerSecond,
-		HTTP: web.Config{Listen: "127.0.0.1:8080"}, Admin: web.Config{Listen: "127.0.0.1:8081"}, GRPC: rpc.Config{Listen: "127.0.0.1:8082"},
-		EmbeddedKafka: "127.0.0.1:19092", EmbeddedRedis: "127.0.0.1:16379",
-		Timezone: "UTC", Threshold: churn.DefaultConfig().Threshold, ServiceLevel: restock.DefaultConfig().ServiceLevel,
-		Broker: broker.DefaultConfig(), Store: state.DefaultConfig(), Service: service.DefaultConfig(), Telemetry: telemetry.DefaultConfig(),
+		DataDir: ".run", BaseEvery: stream.DefaultConfig().BaseEvery, DemoSeed: 1, DemoRate: simulator.DefaultConfig().EventsPerSecond,
+		HTTP: collector.DefaultConfig().HTTP, EmbeddedKafka: "127.0.0.1:19092", EmbeddedRedis: "127.0.0.1:16379",
+		Models: "pinned", Timezone: "UTC", Threshold: churn.DefaultConfig().Threshold, ServiceLevel: restock.DefaultConfig().ServiceLevel,
+		Process: host.DefaultProcess(),
 	}
 }
 
@@ -90,22 +83,27 @@ func (c upConfig) Validate() error {
 	if c.DemoRate <= 0 || c.DemoRate > 10_000 {
 		errs = append(errs, fmt.Errorf("demo-rate: %g is not between 0 and 10000", c.DemoRate))
 	}
+	if c.Models != "pinned" {
+		errs = append(errs, fmt.Errorf("models: %q is not pinned, which is all there is yet", c.Models))
+	}
+	if c.BaseEvery < 100*time.Millisecond {
+		errs = append(errs, fmt.Errorf("base-every: %v is below 100ms", c.BaseEvery))
+	}
 	if c.DiskLimit < 0 {
 		errs = append(errs, fmt.Errorf("disk-limit: %d is below 0", c.DiskLimit))
-	}
-	for name, err := range map[string]error{
-		"http": c.HTTP.Validate(), "admin": c.Admin.Validate(), "grpc": c.GRPC.Validate(), "broker": c.Broker.Validate(), "store": c.Store.Validate(), "telemetry": c.Telemetry.Validate(),
-	} {
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", name, err))
-		}
 	}
 	secret := c.IdentitySecret
 	if secret == "" {
 		secret = strings.Repeat("x", 16)
 	}
-	errs = append(errs, c.profile(secret).Validate(), c.churn(secret).Validate(), c.restock().Validate())
+	errs = append(errs, c.Process.Validate(), c.collector().Validate(), c.profile(secret).Validate(), c.recommender(secret).Validate(), c.churn(secret).Validate(), c.restock().Validate())
 	return errors.Join(errs...)
+}
+
+func (c upConfig) collector() collector.Config {
+	p := collector.DefaultConfig()
+	p.KeysFile, p.ShopsFile, p.HTTP = c.keysFile(), filepath.Join(c.DataDir, "shops.json"), c.HTTP
+	return p
 }
 
 func (c upConfig) profile(secret string) profile.Config {
@@ -136,94 +134,31 @@ func (c upConfig) embedded() bool { return len(c.Kafka) == 0 }
 
 func upCommand() *cobra.Command {
 	cfg := defaultUp()
-	var check, show bool
-	c := &cobra.Command{
-		Use: "up", Short: "Run everything in one process", Args: cobra.NoArgs,
-		Long: "Run collector, profile, recommender, churn and restock in one process, on an embedded\nbroker and store or on real ones. Everything it keeps is under --data-dir.",
-	}
-	set := config.Bind(c.Flags(), &cfg)
-	c.Flags().BoolVar(&check, "config.check", false, "check the settings and exit")
-	c.Flags().BoolVar(&show, "config.print", false, "print the settings with where they come from, and exit")
-	c.RunE = func(c *cobra.Command, _ []string) error {
-		if err := set.Load(os.Environ()); err != nil {
-			return err
-		}
-		if show {
-			return set.Print(c.OutOrStdout())
-		}
-		if check {
-			fmt.Fprintln(c.OutOrStdout(), "settings are good")
-			return nil
-		}
-		return up(c.Context(), cfg, c.OutOrStdout(), c.ErrOrStderr())
-	}
-	return c
+	return host.Command("up", "Run everything in one process", `Run collector, profile, recommender, churn and restock in one process, on an embedded
+broker and store or on real ones. Everything it keeps is under --data-dir.`, &cfg,
+		func(ctx context.Context, stdout, stderr io.Writer) error { return up(ctx, cfg, stdout, stderr) })
 }
 
 // up runs until ctx ends.
 func up(ctx context.Context, cfg upConfig, stdout, stderr io.Writer) error {
-	tel, err := telemetry.Open(ctx, cfg.Telemetry, "sillage", web.Version(), stderr)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-		defer cancel()
-		if err := tel.Close(drain); err != nil {
-			tel.Log.Warn("telemetry not sent", slog.Any("err", err))
-		}
-	}()
 	if err := os.MkdirAll(cfg.DataDir, 0o755); err != nil {
 		return fmt.Errorf("make the data directory: %w", err)
 	}
-	cfg.Broker.Brokers, cfg.Store.Addrs = cfg.Kafka, cfg.Redis
+	cfg.Process.Broker.Brokers, cfg.Process.Store.Addrs = cfg.Kafka, cfg.Redis
 	if len(cfg.Redis) > 1 {
-		cfg.Store.Cluster = cfg.Store.Master == ""
+		cfg.Process.Store.Cluster = cfg.Process.Store.Master == ""
 	}
-	var backend *embedded.Backend
-	var bases *state.Bases
-	partitions := cfg.Partitions
+	u := &upper{cfg: cfg}
 	if cfg.embedded() {
-		backend, err = embedded.Open(embedded.Config{Dir: cfg.DataDir, KafkaAddr: cfg.EmbeddedKafka, RedisAddr: cfg.EmbeddedRedis, Fsync: cfg.Fsync})
+		var err error
+		u.backend, err = embedded.Open(embedded.Config{Dir: cfg.DataDir, KafkaAddr: cfg.EmbeddedKafka, RedisAddr: cfg.EmbeddedRedis, Fsync: cfg.Fsync, DiskLimit: cfg.DiskLimit << 20})
 		if err != nil {
 			return portHint(err)
 		}
-		defer backend.Close()
-		cfg.Broker.Brokers, cfg.Store.Addrs = backend.Brokers, []string{backend.Redis}
-		bases = backend.Bases
+		defer u.backend.Close()
+		u.cfg.Process.Broker.Brokers, u.cfg.Process.Store.Addrs = u.backend.Brokers, []string{u.backend.Redis}
 	}
-	if partitions == 0 {
-		partitions = defaultPartitions(ctx, cfg)
-	}
-	secret, err := identitySecret(cfg)
-	if err != nil {
-		return err
-	}
-	if err := firstKeys(cfg.keysFile(), cfg.Demo); err != nil {
-		return err
-	}
-	h, err := host.Open(ctx, cfg.Broker, cfg.Store, bases, partitions, tel.Log)
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	h.Dir = cfg.DataDir
-
-	parts := []host.Part{
-		profile.Part(h, cfg.profile(secret)), recommender.Part(h, cfg.recommender(secret)),
-		churn.Part(h, cfg.churn(secret)), restock.Part(h, cfg.restock()),
-	}
-	var processors []stream.Processor
-	for _, p := range parts {
-		processors = append(processors, p.Processors...)
-	}
-	if backend != nil {
-		if err := backend.Load(ctx, h.Store, layouts(processors), tel.Log); err != nil {
-			return err
-		}
-	}
-	u := &upper{cfg: cfg, host: h, backend: backend, processors: processors, log: tel.Log}
-	return u.run(ctx, tel, parts, stdout)
+	return cfg.Process.Run(ctx, "sillage", stdout, stderr, u.build)
 }
 
 // portHint names the flag that chooses another address.
@@ -250,7 +185,7 @@ func layouts(ps []stream.Processor) func(tag string) state.Layout {
 
 // defaultPartitions is what is there, or what a new system gets.
 func defaultPartitions(ctx context.Context, cfg upConfig) int {
-	if client, err := broker.New(cfg.Broker); err == nil {
+	if client, err := broker.New(cfg.Process.Broker); err == nil {
 		defer client.Close()
 		if have, err := client.Topics(ctx); err == nil && have[topics.Events] > 0 {
 			return have[topics.Events]
@@ -330,84 +265,136 @@ type upper struct {
 	usage      atomic.Int64
 }
 
-func (u *upper) run(ctx context.Context, tel *telemetry.Telemetry, parts []host.Part, stdout io.Writer) error {
-	u.group = service.New(u.cfg.Service, u.log)
-	producer := u.host.Client.NewSharedProducer()
-	defer func() {
-		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		producer.Close(drain)
-	}()
-	ccfg := collector.DefaultConfig()
-	ccfg.KeysFile, ccfg.ShopsFile = u.cfg.keysFile(), filepath.Join(u.cfg.DataDir, "shops.json")
-	var err error
-	u.collector, err = collector.New(ccfg, collector.Deps{
-		Publish: producer.Produce, Partitions: u.host.Partitions, Now: time.Now, Log: u.log, Full: u.full.Load,
-	})
+// build connects, makes what is made at the first start, and puts the parts
+// together.
+func (u *upper) build(ctx context.Context, f *host.Frame) (*host.Host, []host.Part, error) {
+	u.log, u.group = f.Telemetry.Log, f.Group
+	secret, err := identitySecret(u.cfg)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	admin := web.Admin(u.group.Check, tel.Metrics)
-	admin.HandleFunc("GET /status", u.serveStatus)
-	admin.HandleFunc("GET /{$}", servePage)
-	adminServer, err := web.Listen("admin", "admin.listen", u.cfg.Admin, admin, u.log)
+	if err := firstKeys(u.cfg.keysFile(), u.cfg.Demo); err != nil {
+		return nil, nil, err
+	}
+	hcfg := host.Config{Broker: u.cfg.Process.Broker, Store: u.cfg.Process.Store, Partitions: u.cfg.Partitions}
+	if hcfg.Partitions == 0 {
+		hcfg.Partitions = defaultPartitions(ctx, u.cfg)
+	}
+	if u.backend != nil {
+		hcfg.Bases, hcfg.BaseEvery = u.backend.Bases, u.cfg.BaseEvery
+	}
+	if u.host, err = host.Open(ctx, hcfg, u.log); err != nil {
+		return nil, nil, err
+	}
+	u.host.Dir, u.host.Full = u.cfg.DataDir, u.full.Load
+	parts, err := u.parts(ctx, f, secret)
 	if err != nil {
-		return err
+		u.host.Close()
+		return nil, nil, err
 	}
-	grpcServer, err := rpc.Listen("grpc", "grpc.listen", u.cfg.GRPC, u.log)
-	if err != nil {
-		return err
+	return u.host, parts, nil
+}
+
+// parts are the services, and then what watches them.
+func (u *upper) parts(ctx context.Context, f *host.Frame, secret string) ([]host.Part, error) {
+	var all []host.Part
+	var failed error
+	add := func(p host.Part, err error) {
+		failed = errors.Join(failed, err)
+		u.processors = append(u.processors, p.Processors...)
+		all = append(all, p)
 	}
-	watched := newPage(u.host, grpcServer.Addr())
-	admin.HandleFunc("GET /page/state", u.servePageState(watched))
-	httpServer, err := web.Listen("collector", "http.listen", u.cfg.HTTP, u.collector.Handler(), u.log)
-	if err != nil {
-		return err
+	add(profile.Part(u.host, u.cfg.profile(secret)))
+	add(recommender.Part(u.host, u.cfg.recommender(secret)))
+	add(churn.Part(u.host, u.cfg.churn(secret)))
+	add(restock.Part(u.host, u.cfg.restock()))
+	c, p, err := collector.Open(u.host, u.cfg.collector()) //nolint:contextcheck // its producer is closed after ctx has ended
+	u.collector = c
+	if add(p, err); failed != nil {
+		return nil, failed
 	}
-	components := []service.Component{adminServer.Component()}
-	for _, p := range parts {
-		p.Register(grpcServer.Server)
-		components = append(components, p.Components...)
+	if u.backend != nil {
+		if err := u.backend.Load(ctx, u.host.Store, layouts(u.processors), u.log); err != nil {
+			return nil, err
+		}
 	}
-	if u.backend != nil && u.cfg.DiskLimit > 0 {
-		components = append(components, service.Component{Name: "disk", Run: u.watchDisk})
+	watched := newPage(u.host, f.GRPC.Addr())
+	f.Admin.HandleFunc("GET /status", u.serveStatus)
+	f.Admin.HandleFunc("GET /{$}", servePage)
+	f.Admin.HandleFunc("GET /page/state", u.servePageState(watched))
+	own := host.Part{
+		Components: []service.Component{{Name: "page", Run: watched.run}},
+		Addresses:  []string{"page=" + f.AdminURL, "kafka=" + strings.Join(u.cfg.Process.Broker.Brokers, ","), "redis=" + strings.Join(u.cfg.Process.Store.Addrs, ","), "data=" + u.cfg.DataDir},
 	}
-	components = append(components, grpcServer.Component(),
-		service.Component{Name: "ticks", Run: u.collector.Run}, httpServer.Component(), service.Component{Name: "page", Run: watched.run})
+	if u.backend != nil {
+		own.Components = append(own.Components, service.Component{Name: "disk", Run: u.disk})
+	}
 	if u.cfg.Demo {
-		components = append(components, service.Component{Name: "demo", Run: func(ctx context.Context) error { return u.demo(ctx, httpServer.URL()) }})
+		// Ready once its past is told: whoever sends it an event before would make
+		// it live without one.
+		var opened atomic.Bool
+		own.Components = append(own.Components, service.Component{
+			Name: "demo",
+			Run:  func(ctx context.Context) error { return u.demo(ctx, u.collector.URL(), func() { opened.Store(true) }) },
+			Ready: func(context.Context) error {
+				if !opened.Load() {
+					return errors.New("the simulated shop's past is being told")
+				}
+				return nil
+			},
+		})
 	}
-	return u.group.Run(ctx, func() {
-		fmt.Fprintf(stdout, "ready collector=%s page=%s grpc=%s kafka=%s redis=%s data=%s\n",
-			httpServer.URL(), adminServer.URL(), grpcServer.Addr(), strings.Join(u.cfg.Broker.Brokers, ","), strings.Join(u.cfg.Store.Addrs, ","), u.cfg.DataDir)
-	}, components...)
+	return append(all, own), nil
 }
 
 // demo lets the simulated shop live.
-func (u *upper) demo(ctx context.Context, url string) error {
+func (u *upper) demo(ctx context.Context, url string, opened func()) error {
 	admin, err := adminKey(u.cfg.DataDir)
 	if err != nil {
 		return err
 	}
 	cfg := simulator.DefaultConfig()
 	cfg.URL, cfg.Shop, cfg.Admin, cfg.Public, cfg.Secret = url, demoShop, admin, demoPublic, demoSecret
+	cfg.Opened = opened
 	cfg.Seed, cfg.EventsPerSecond, cfg.Client, cfg.Log = uint64(u.cfg.DemoSeed), u.cfg.DemoRate, http.DefaultClient, u.log
 	return simulator.Run(ctx, cfg)
 }
 
-// watchDisk closes the collector's door while there is no room.
-func (u *upper) watchDisk(ctx context.Context) error {
-	limit := u.cfg.DiskLimit << 20
-	t := time.NewTicker(2 * time.Second)
+// How often disk is looked at, and logs are cut: what is older than it is kept
+// may stay for minutes, but where there is no room every moment counts.
+const (
+	lookEvery    = 500 * time.Millisecond
+	cutEvery     = 5 * time.Minute
+	cutIfPressed = 2 * time.Second
+	pressedAt    = .8 // of the limit
+)
+
+// disk cuts logs, and closes the collector's door while there is no room.
+func (u *upper) disk(ctx context.Context) error {
+	limit := float64(u.cfg.DiskLimit << 20)
+	retention := &stream.Retention{Client: u.host.Client, Bases: u.backend.Bases, Processors: u.processors, Kept: u.host.KeptAt}
+	cutAt := time.Now()
+	t := time.NewTicker(lookEvery)
 	defer t.Stop()
 	for {
 		used, err := u.backend.DiskUsage()
 		if err != nil {
 			u.log.Warn("disk usage not known", slog.Any("err", err))
-		} else {
-			u.usage.Store(used)
-			if full := used >= limit; full != u.full.Swap(full) {
-				u.log.Warn("disk limit", slog.Bool("reached", full), slog.Int64("used", used), slog.Int64("limit", limit))
+		}
+		u.usage.Store(used)
+		full := limit > 0 && float64(used) >= limit
+		if full != u.full.Swap(full) {
+			u.log.Warn("disk limit", slog.Bool("reached", full), slog.Int64("used", used), slog.Int64("limit", int64(limit)))
+		}
+		pressed := limit > 0 && float64(used) >= pressedAt*limit
+		if since := time.Since(cutAt); since >= cutEvery || pressed && since >= cutIfPressed {
+			cutAt = time.Now()
+			cut, err := retention.Cut(ctx, cutAt, pressed)
+			if err != nil && ctx.Err() == nil {
+				u.log.Warn("not all logs could be cut", slog.Any("err", err))
+			}
+			if cut > 0 {
+				u.log.Info("logs cut", slog.Int64("records", cut), slog.Bool("pressed", pressed))
 			}
 		}
 		select {

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/metric"
 	"google.golang.org/grpc"
 
 	"github.com/sillage-io/sillage/libs/service"
@@ -24,72 +27,131 @@ type Host struct {
 	Store      *state.Store
 	Runtime    *stream.Runtime
 	Log        *slog.Logger
-	Partitions int    // of the topics that carry the clock
-	Dir        string // for snapshots of views; "": none are kept
+	Partitions int         // of the topics that carry the clock
+	Dir        string      // for snapshots of views; "": none are kept
+	Full       func() bool // tells whether there is no room for more events; nil: never asked
+
+	mu    sync.Mutex
+	views map[stream.Place]int64 // from where on their snapshots need the log
+}
+
+// Kept notes that a view has a snapshot on disk that goes on at next.
+func (h *Host) Kept(next map[stream.Place]int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.views == nil {
+		h.views = map[stream.Place]int64{}
+	}
+	maps.Copy(h.views, next)
+}
+
+// KeptAt tells from where on the snapshot of a view needs a topic's partition;
+// false where there is none.
+func (h *Host) KeptAt(at stream.Place) (int64, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n, ok := h.views[at]
+	return n, ok
 }
 
 // Part is what a service adds to a process.
 type Part struct {
 	Processors []stream.Processor
 	Components []service.Component
-	Register   func(*grpc.Server)
+	Register   func(*grpc.Server)       // nil: it answers no gRPC
+	Measure    func(metric.Meter) error // nil: it counts nothing of its own
+	Addresses  []string                 // what else it answers on, as name=address
 }
 
-// Open connects, and waits until broker and store answer and the topics are
-// there: made where Partitions is above 0, else expected. Bases is nil where
-// the store is durable itself.
-func Open(ctx context.Context, b broker.Config, s state.Config, bases *state.Bases, partitions int, log *slog.Logger) (*Host, error) {
-	client, err := broker.New(b)
+// Config is what a host connects to.
+type Config struct {
+	Broker     broker.Config
+	Store      *state.Config // nil: none, for a process that folds and looks up nothing
+	Bases      *state.Bases  // nil where the store is durable itself
+	BaseEvery  time.Duration // how often a base is taken; 0: the default
+	Partitions int           // of topics that are not there yet; 0: they are waited for
+}
+
+// Open connects, and waits until broker, store and topics are there.
+func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Host, error) {
+	client, err := broker.New(cfg.Broker)
 	if err != nil {
 		return nil, err
 	}
-	store, err := state.Open(s)
-	if err != nil {
-		client.Close()
-		return nil, err
+	h := &Host{Client: client, Log: log}
+	if cfg.Store != nil {
+		if h.Store, err = state.Open(*cfg.Store); err != nil {
+			client.Close()
+			return nil, err
+		}
+		rcfg := stream.DefaultConfig()
+		if cfg.BaseEvery > 0 {
+			rcfg.BaseEvery = cfg.BaseEvery
+		}
+		h.Runtime = stream.New(rcfg, client, h.Store, cfg.Bases, log)
 	}
-	h := &Host{Client: client, Store: store, Log: log, Runtime: stream.New(stream.DefaultConfig(), client, store, bases, log)}
-	if err := h.await(ctx, partitions); err != nil {
+	specs := stream.Specs(cfg.Partitions)
+	for i := range specs {
+		if cfg.Bases != nil {
+			specs[i].RetentionMS = -1 // cut by stream.Retention
+		}
+	}
+	if cfg.Partitions == 0 {
+		specs = nil
+	}
+	if err := h.await(ctx, specs); err != nil {
 		h.Close()
 		return nil, err
 	}
 	return h, nil
 }
 
-// await waits for broker, store and topics.
-func (h *Host) await(ctx context.Context, partitions int) error {
-	said := false
+// await waits for broker, store and topics, and says once what it waits for.
+func (h *Host) await(ctx context.Context, specs []broker.TopicSpec) error {
+	said := ""
 	for {
-		err := errors.Join(h.Client.Ping(ctx), h.Store.Ping(ctx))
+		err := h.reach(ctx, specs)
 		if err == nil {
-			break
+			return nil
 		}
-		if !said {
-			h.Log.Warn("waiting for broker and store", slog.Any("err", err))
-			said = true
+		if what := err.Error(); what != said {
+			h.Log.Warn("waiting", slog.Any("for", err))
+			said = what
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for broker and store: %w", err)
+			return fmt.Errorf("wait for broker, store and topics: %w", err)
 		case <-time.After(500 * time.Millisecond):
 		}
 	}
-	if partitions > 0 {
-		if err := h.Client.EnsureTopics(ctx, stream.Specs(partitions)); err != nil {
+}
+
+// reach asks broker and store once, and makes the topics where it may.
+func (h *Host) reach(ctx context.Context, specs []broker.TopicSpec) error {
+	err := h.Client.Ping(ctx)
+	if h.Store != nil {
+		err = errors.Join(err, h.Store.Ping(ctx))
+	}
+	if err != nil {
+		return err
+	}
+	if len(specs) > 0 {
+		if err := h.Client.EnsureTopics(ctx, specs); err != nil {
 			return err
 		}
 	}
-	n, err := h.Client.Partitions(ctx, topics.Events)
+	h.Partitions, err = h.Client.Partitions(ctx, topics.Events)
 	if err != nil {
-		return fmt.Errorf("find topics (sillage topics apply makes them): %w", err)
+		return fmt.Errorf("topics (sillage topics apply makes them): %w", err)
 	}
-	h.Partitions = n
 	return nil
 }
 
 // Close ends the connections.
 func (h *Host) Close() {
-	h.Store.Close()
+	if h.Store != nil {
+		h.Store.Close()
+	}
 	h.Client.Close()
 }
 

@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/sillage-io/sillage/services/collector"
@@ -40,13 +41,13 @@ type Plan struct {
 	wrong       map[int64]bool // items dated far ahead of what follows
 }
 
-// Customers, Products and Sessions are how many different ones the file names.
+// Customers is how many different customers the file names.
 func (p *Plan) Customers() int { return len(p.customers) }
 
-// Products are how many different products the file names.
+// Products is how many different products the file names.
 func (p *Plan) Products() int { return len(p.products) }
 
-// Sessions are how many different devices or sessions the file names.
+// Sessions is how many different devices or sessions the file names.
 func (p *Plan) Sessions() int { return len(p.sessions) }
 
 // maxAhead is how far ahead of later lines a line may be dated.
@@ -56,8 +57,9 @@ const maxAhead = 24 * time.Hour
 const aheadReason = "dated more than a day ahead of the lines that follow it"
 
 // grids are the distances of ticks, from which the finest is taken that keeps
-// ticks below 5 % of the records: a round of ticks is 36 records at 4
-// partitions, and the grid must not depend on the number of partitions.
+// ticks below 5 % of the records, of which a line makes about three. The grid is
+// the file's, whatever the number of partitions; it is sized for the default one,
+// where a round of ticks is N + 2 N^2 = 528 records.
 var grids = []time.Duration{time.Second, 10 * time.Second, time.Minute, 10 * time.Minute, time.Hour, 6 * time.Hour, 24 * time.Hour, 7 * 24 * time.Hour}
 
 // Prepare reads the file once.
@@ -108,12 +110,12 @@ func Prepare(ctx context.Context, name string, o Options, repeat int) (*Plan, er
 		return nil, fmt.Errorf("%s: none of %d lines became an event", name, f.Lines())
 	}
 	least := seconds[len(seconds)-1]
-	for i := len(seconds) - 1; i >= 0; i-- {
-		if seconds[i] > least+int64(maxAhead/time.Second) {
+	for i, second := range slices.Backward(seconds) {
+		if second > least+int64(maxAhead/time.Second) {
 			p.wrong[int64(i)] = true
 			continue
 		}
-		least = min(least, seconds[i])
+		least = min(least, second)
 	}
 	first, last := least, int64(0)
 	for i, s := range seconds {
@@ -122,11 +124,11 @@ func Prepare(ctx context.Context, name string, o Options, repeat int) (*Plan, er
 		}
 	}
 	p.First, p.Last = time.Unix(first, 0).UTC(), time.Unix(last, 0).UTC()
-	p.Span = (p.Last.Sub(p.First)/(24*time.Hour) + 1) * 24 * time.Hour
+	p.Span = p.Last.Sub(p.First).Truncate(24*time.Hour) + 24*time.Hour
 	p.Grid = grids[len(grids)-1]
-	for i := len(grids) - 1; i >= 0; i-- {
-		if ticks := int64(p.Last.Sub(p.First)/grids[i]) + 1; ticks*36 <= f.Lines()/20 {
-			p.Grid = grids[i]
+	for _, grid := range slices.Backward(grids) {
+		if ticks := int64(p.Last.Sub(p.First)/grid) + 1; ticks*528 <= 3*f.Lines()/20 {
+			p.Grid = grid
 		}
 	}
 	settings := fmt.Sprintf("%s sha256=%s format=%s tz=%s from=%s to=%s limit=%d repeat=%d stock=%s%s seed=%d columns=%v currency=%s",
@@ -158,8 +160,8 @@ type Runner struct {
 }
 
 const (
-	maxItems = 1000
-	maxBytes = 2 << 20
+	maxItems = 5000
+	maxBytes = 6 << 20
 )
 
 // Outcome is what a replay sent.
@@ -368,8 +370,8 @@ func (s *sender) flush(ctx context.Context) error {
 }
 
 func (s *sender) report(items []collector.ImportItem) {
-	for i := len(items) - 1; i >= 0; i-- {
-		if t := items[i].NotBeforeUS; t > 0 {
+	for _, item := range slices.Backward(items) {
+		if t := item.NotBeforeUS; t > 0 {
 			s.out.At = time.UnixMicro(t).UTC()
 			break
 		}

@@ -29,6 +29,7 @@ type Config struct {
 	OrdersPerHundred  int // visits that end in an order
 	KnownPerHundred   int // visits of customers who are signed in
 	HistoryPerRequest int
+	Opened            func() // called once the shop is live; nil: nobody waits for it
 }
 
 // DefaultConfig returns the defaults of a lively small shop.
@@ -45,9 +46,21 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	if shop.Mode != collector.ModeLive {
-		if err := open(ctx, cfg, s); err != nil || ctx.Err() != nil {
+		err := open(ctx, cfg, s)
+		if ctx.Err() != nil {
 			return err
 		}
+		if err != nil {
+			// Somebody else's event may have opened the shop meanwhile: then it
+			// lives without a past.
+			if shop, again := mode(ctx, cfg); again != nil || shop.Mode != collector.ModeLive {
+				return err
+			}
+			cfg.Log.Warn("the simulated shop has no past: it was live before", slog.String("shop", cfg.Shop))
+		}
+	}
+	if cfg.Opened != nil {
+		cfg.Opened()
 	}
 	for i := range s.Products { // where the process was started again, stock is counted anew
 		if s.Products[i].Stock == 0 {

@@ -1,0 +1,277 @@
+package step_test
+
+import (
+	"fmt"
+	"strconv"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sillage-io/sillage/libs/stream/record"
+	"github.com/sillage-io/sillage/libs/stream/step"
+	eventv1 "github.com/sillage-io/sillage/proto/gen/go/sillage/event/v1"
+)
+
+// Rules that random worlds hit too seldom to rely on.
+
+// seen is the ids that an entity was told, in order.
+type seen struct{ IDs []string }
+
+type seenFold struct{}
+
+func (seenFold) Record(s *seen, f step.Fact, now step.Instant, out *step.Effects) error {
+	s.IDs = append(s.IDs, fmt.Sprintf("%s@%d", f.ID, now))
+	out.Publish(step.Message{Topic: "behind", Key: f.Key, Type: typeFact, Kind: "seen"})
+	return nil
+}
+
+func (seenFold) Wake(*seen, step.Key, step.Instant, *step.Effects) {}
+
+// lane is a partition that is fed by hand.
+type lane struct {
+	t    *testing.T
+	p    *step.Partition[seen]
+	next int64
+	outs []record.Out
+}
+
+func newLane(t *testing.T, cfg step.Config) *lane {
+	t.Helper()
+	cfg.Processor, cfg.Topic, cfg.LogID, cfg.Types = "seen", "facts", "log", []string{typeFact, step.TypeEvent}
+	l := &lane{t: t, p: step.NewPartition[seen](cfg, seenFold{}, asJSON[seen]{})}
+	if err := l.p.Restore(step.State{}, step.Fence{LogID: "log"}); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func (l *lane) append(r record.Record) {
+	l.t.Helper()
+	r.Offset = l.next
+	l.next++
+	for rest := []record.Record{r}; len(rest) > 0; {
+		var b step.Batch
+		var err error
+		if b, rest, err = l.p.Fold(rest); err != nil {
+			l.t.Fatal(err)
+		}
+		l.outs = append(l.outs, b.Outs...)
+		l.p.Settled()
+	}
+}
+
+// fact is a derived record of a source partition.
+func (l *lane) fact(source int32, offset int64, id string, effective, eventTime int64) {
+	l.t.Helper()
+	l.append(record.Record{Key: []byte("s/k"), Headers: []record.Header{
+		{Key: record.HeaderID, Value: []byte(id)},
+		{Key: record.HeaderType, Value: []byte(typeFact)},
+		{Key: record.HeaderEffective, Value: strconv.AppendInt(nil, effective, 10)},
+		{Key: record.HeaderTime, Value: strconv.AppendInt(nil, eventTime, 10)},
+		{Key: record.HeaderPosition, Value: []byte(record.Position{Log: "up", Partition: source, Offset: offset}.String())},
+	}})
+}
+
+// control is a control record of a source partition; of this one where the
+// partition reads client records.
+func (l *lane) control(source int32, offset int64, kind string, m proto.Message) {
+	l.t.Helper()
+	v, err := proto.Marshal(m)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.append(record.Record{Value: v, AppendTime: 1 << 50, Headers: []record.Header{
+		{Key: record.HeaderType, Value: []byte(kind)},
+		{Key: record.HeaderPosition, Value: []byte(record.Position{Log: "up", Partition: source, Offset: offset}.String())},
+	}})
+}
+
+func (l *lane) tick(source int32, offset, at int64) {
+	l.t.Helper()
+	l.control(source, offset, step.TypeTick, &eventv1.Tick{TimeUs: at})
+}
+
+// ids are what the entity s/k was told.
+func (l *lane) ids() []string {
+	l.t.Helper()
+	for _, e := range l.p.Dump() {
+		if e.Key != "s/k" {
+			continue
+		}
+		b, err := step.StateOf(e.Value)
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		var s seen
+		if err := (asJSON[seen]{}).Unmarshal(b, &s); err != nil {
+			l.t.Fatal(err)
+		}
+		return s.IDs
+	}
+	return nil
+}
+
+// TestOneInstantHasOneOrder: facts of two sources that count at the same instant
+// are told in the order of event time and then of id, whichever came first.
+func TestOneInstantHasOneOrder(t *testing.T) {
+	want := []string{"c@500", "a@500", "b@500"} // c happened first
+	type fact struct {
+		source int32
+		id     string
+		at     int64
+	}
+	for name, order := range map[string][]fact{
+		"one way":   {{0, "a", 2}, {1, "b", 2}, {1, "c", 1}},
+		"the other": {{1, "b", 2}, {1, "c", 1}, {0, "a", 2}},
+		"a third":   {{1, "c", 1}, {0, "a", 2}, {1, "b", 2}},
+	} {
+		l := newLane(t, step.Config{Order: step.InTimeOrder, Sources: 2})
+		offsets := map[int32]int64{}
+		for _, f := range order {
+			l.fact(f.source, offsets[f.source], f.id, 500, f.at)
+			offsets[f.source]++
+		}
+		l.tick(0, 10, 501)
+		l.tick(1, 10, 501)
+		if d := cmp.Diff(want, l.ids()); d != "" {
+			t.Errorf("%s (-want +got):\n%s", name, d)
+		}
+	}
+}
+
+// TestEffectiveTimesOfAKeyGrow: two events of one moment count one after the other,
+// so that every reader keeps their order.
+func TestEffectiveTimesOfAKeyGrow(t *testing.T) {
+	l := newLane(t, step.Config{Client: true, Sources: 1})
+	for _, id := range []string{"second", "first", "third"} {
+		v, err := proto.Marshal(&eventv1.Event{Shop: "s", MessageId: id, EventTimeMs: 7})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.append(record.Record{Key: []byte("s/k"), Value: v, AppendTime: 8, Headers: []record.Header{
+			{Key: record.HeaderID, Value: []byte(id)}, {Key: record.HeaderType, Value: []byte(step.TypeEvent)},
+		}})
+	}
+	if d := cmp.Diff([]string{"second@7000", "first@7001", "third@7002"}, l.ids()); d != "" {
+		t.Errorf("told (-want +got):\n%s", d)
+	}
+	for i, want := range []string{"7000", "7001", "7002"} {
+		if got := string((&record.Record{Headers: l.outs[i].Headers}).Header(record.HeaderEffective)); got != want {
+			t.Errorf("effective time of what follows: %s, want %s", got, want)
+		}
+	}
+}
+
+// TestAnImportWaitsForAllSources: from a shop's first mark of an import on, a
+// source that has not sent it holds its time back, also where that source's wall
+// time was heard before.
+func TestAnImportWaitsForAllSources(t *testing.T) {
+	l := newLane(t, step.Config{Order: step.InTimeOrder, Sources: 2})
+	l.tick(0, 0, 1_000_000)
+	l.tick(1, 0, 1_000_000)
+	begun := &eventv1.ImportMark{Shop: "s", ImportId: "i", Step: eventv1.ImportMark_STEP_BEGUN, Sequence: 1}
+	at600 := &eventv1.ImportMark{Shop: "s", ImportId: "i", Step: eventv1.ImportMark_STEP_TICK, TimeUs: 600, Sequence: 3}
+	l.control(0, 1, step.TypeImport, begun)
+	l.fact(0, 2, "early", 500, 1)
+	l.control(0, 3, step.TypeImport, at600)
+	if got := l.ids(); got != nil {
+		t.Fatalf("told %v while a source has not begun the import", got)
+	}
+	l.control(1, 1, step.TypeImport, begun)
+	l.fact(1, 2, "earlier", 400, 1)
+	if got := l.ids(); got != nil {
+		t.Fatalf("told %v while a source has not come so far", got)
+	}
+	l.control(1, 3, step.TypeImport, at600)
+	if d := cmp.Diff([]string{"earlier@400", "early@500"}, l.ids()); d != "" {
+		t.Errorf("told (-want +got):\n%s", d)
+	}
+}
+
+// eagerFold asks to be woken before now, and tells when it was.
+type eagerFold struct{}
+
+func (eagerFold) Record(s *seen, _ step.Fact, now step.Instant, out *step.Effects) error {
+	s.IDs = append(s.IDs, fmt.Sprintf("fact@%d", now))
+	out.WakeAt(now - 100)
+	return nil
+}
+
+func (eagerFold) Wake(s *seen, _ step.Key, now step.Instant, out *step.Effects) {
+	s.IDs = append(s.IDs, fmt.Sprintf("woken@%d", now))
+	out.Sleep()
+}
+
+// TestNobodyIsWokenInThePast: a wake-up that is asked for before now is due now, or
+// effects would be dated before what caused them.
+func TestNobodyIsWokenInThePast(t *testing.T) {
+	l := newLane(t, step.Config{Order: step.InTimeOrder, Sources: 1})
+	l.p = step.NewPartition[seen](step.Config{Processor: "eager", Order: step.InTimeOrder, Sources: 1, Types: []string{typeFact}}, eagerFold{}, asJSON[seen]{})
+	if err := l.p.Restore(step.State{}, step.Fence{LogID: "log"}); err != nil {
+		t.Fatal(err)
+	}
+	l.fact(0, 0, "a", 500, 1)
+	l.tick(0, 1, 1000)
+	if d := cmp.Diff([]string{"fact@500", "woken@500"}, l.ids()); d != "" {
+		t.Errorf("lived (-want +got):\n%s", d)
+	}
+}
+
+// TestTheMarkNeverGoesBack: an owner that folds again below the mark, because the
+// store was rolled back, stays silent there and commits the mark as it was: if it
+// were lowered, the next one who has to fold from the start would say it all again.
+func TestTheMarkNeverGoesBack(t *testing.T) {
+	cfg := step.Config{Processor: "seen", Topic: "facts", LogID: "log", FoldVersion: 1, Sources: 1, Types: []string{typeFact}}
+	m := step.NewMachine(cfg, step.NewPartition[seen](cfg, seenFold{}, asJSON[seen]{}), "seed")
+	fence := step.Fence{LogID: "log", FoldVersion: 1, Nonce: "n", Next: 5, Low: 5, Anchor: "a", ProducerID: 1, Epoch: 1}
+	current, published := fence.String(), 0
+	const mark = 7
+	fact := func(offset int64) record.Record {
+		return record.Record{Offset: offset, Key: []byte("s/k"), Headers: []record.Header{
+			{Key: record.HeaderID, Value: []byte("f" + strconv.FormatInt(offset, 10))},
+			{Key: record.HeaderType, Value: []byte(typeFact)},
+			{Key: record.HeaderEffective, Value: []byte("1")},
+			{Key: record.HeaderTime, Value: []byte("1")},
+			{Key: record.HeaderPosition, Value: []byte(record.Position{Log: "up", Offset: offset}.String())},
+		}}
+	}
+	var commits []int64
+	for range 40 {
+		switch c := m.Next(); c.Op {
+		case step.OpArm:
+			m.Done(step.Result{Fence: current})
+		case step.OpReadMark:
+			m.Done(step.Result{Commit: 5, Mark: step.Mark{LogID: "log", ProducerID: 1, Epoch: 1, Offset: mark}.String()})
+		case step.OpReadBounds:
+			m.Done(step.Result{Start: 0, End: 20})
+		case step.OpClaim, step.OpApply:
+			current = c.Write.Target
+			m.Done(step.Result{Outcome: step.Applied, Current: current})
+		case step.OpLoad:
+			m.Done(step.Result{State: step.State{Fence: current}})
+		case step.OpFetch:
+			if c.Offset == 9 {
+				if published != 2 { // of offsets 7 and 8
+					t.Errorf("%d effects published, want those at and behind the mark alone", published)
+				}
+				if d := cmp.Diff([]int64{mark, mark, 8, 9}, commits); d != "" {
+					t.Errorf("marks committed (-want +got):\n%s", d)
+				}
+				return
+			}
+			m.Done(step.Result{Records: []record.Record{fact(c.Offset)}})
+		case step.OpPublish:
+			published += len(c.Outs)
+			m.Done(step.Result{})
+		case step.OpCommit:
+			commits = append(commits, c.Mark.Offset)
+			m.Done(step.Result{})
+		case step.OpReadAnchor, step.OpCommitClaim, step.OpNewProducer:
+			m.Done(step.Result{Producer: step.Producer{ID: 2}})
+		default:
+			t.Fatalf("asked for %v: %v", c.Op, c.Reason)
+		}
+	}
+	t.Fatal("never got so far")
+}

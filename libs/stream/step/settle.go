@@ -1,0 +1,279 @@
+package step
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sort"
+	"strconv"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sillage-io/sillage/libs/stream/record"
+	eventv1 "github.com/sillage-io/sillage/proto/gen/go/sillage/event/v1"
+)
+
+// settling is a clock's advance that is folded entity by entity.
+type settling[S any] struct {
+	keys []string
+	todo map[string][]*waiting
+	upto map[string]Instant // by shop
+	// The clocks before the record: written with all parts but the last, so
+	// that a second reading finds the record new.
+	before times
+}
+
+// times is what a control record changes of a partition's own state.
+type times struct {
+	clocks  clocks
+	imports map[string]*ImportCount
+}
+
+// times is a copy of what a control record may change.
+func (m *meta) times() times {
+	t := times{clocks: m.clocks, imports: make(map[string]*ImportCount, len(m.Imports))}
+	t.clocks.Wall = maps.Clone(m.Wall)
+	t.clocks.Shops = make(map[string]*shopState, len(m.Shops))
+	for name, s := range m.Shops {
+		c := *s
+		c.Sources = maps.Clone(s.Sources)
+		c.Unobserved = slices.Clone(s.Unobserved)
+		t.clocks.Shops[name] = &c
+	}
+	t.clocks.Unobserved = slices.Clone(m.Unobserved)
+	for name, i := range m.Imports {
+		c := *i
+		t.imports[name] = &c
+	}
+	return t
+}
+
+// control folds a tick or a mark: time moves.
+func (p *Partition[S]) control(r *record.Record, h header) bool {
+	before := p.meta.times()
+	shops, err := p.advance(r, h)
+	if err != nil {
+		p.dead(r, err)
+		return true
+	}
+	if shops == nil {
+		p.noted(h)
+		return true
+	}
+	p.settling = p.due(shops)
+	p.settling.before = before
+	return p.settle(r)
+}
+
+// noted keeps a control record's position, with its last part.
+func (p *Partition[S]) noted(h header) {
+	if h.derived {
+		p.meta.Highest[h.source.name] = h.position
+	}
+}
+
+// advance returns the shops whose clock a control record moves, with their
+// new clock; nil where it says nothing new.
+func (p *Partition[S]) advance(r *record.Record, h header) (map[string]Instant, error) {
+	p.meta.cached = nil // what was not observed may be more, or concern more
+	source := p.cfg.Partition
+	if h.derived {
+		source = h.position.Partition
+	}
+	switch h.fact.Type {
+	case TypeTick:
+		var t eventv1.Tick
+		if err := proto.Unmarshal(r.Value, &t); err != nil {
+			return nil, fmt.Errorf("decode tick: %w", err)
+		}
+		at := Instant(t.TimeUs)
+		wall, heard := p.meta.Wall[source]
+		if heard && at <= wall {
+			return nil, nil
+		}
+		if p.cfg.Client && at > FromMillis(r.AppendTime)+5*60*1_000_000 {
+			p.meta.Counts.Unknown++
+			return nil, nil
+		}
+		p.meta.Wall[source] = at
+		if p.cfg.Client && heard && at-wall > outageGap {
+			p.meta.Unobserved = union(append(p.meta.Unobserved, Interval{From: wall, To: at}))
+		}
+		if t.UnobservedToUs > 0 {
+			p.meta.Unobserved = union(append(p.meta.Unobserved, Interval{From: Instant(t.UnobservedFromUs), To: Instant(t.UnobservedToUs)}))
+		}
+	case TypeImport:
+		var m eventv1.ImportMark
+		if err := proto.Unmarshal(r.Value, &m); err != nil {
+			return nil, fmt.Errorf("decode import mark: %w", err)
+		}
+		count := p.count(m.Shop, m.ImportId)
+		if p.cfg.Client {
+			if m.Sequence <= count.Sequence {
+				count.Duplicates++
+				p.meta.Counts.Duplicates++
+				return nil, nil
+			}
+		}
+		count.Sequence, count.Line = max(count.Sequence, m.Sequence), max(count.Line, m.Line)
+		shop := p.meta.shop(m.Shop)
+		if !shop.Imported {
+			shop.Imported, shop.Sources = true, map[int32]sourceClock{}
+			shop.Clock = never
+		}
+		src, ok := shop.Sources[source]
+		if !ok {
+			src.Clock = never
+		}
+		switch m.Step {
+		case eventv1.ImportMark_STEP_BEGUN:
+			src.Mode = ModeImporting
+		case eventv1.ImportMark_STEP_TICK:
+			src.Mode, src.Clock = ModeImporting, max(src.Clock, Instant(m.TimeUs))
+		case eventv1.ImportMark_STEP_ENDED:
+			src.Mode, src.Clock = ModeResting, max(src.Clock, Instant(m.TimeUs))
+			count.Ended = true
+		default:
+			return nil, fmt.Errorf("import mark of unknown step %d", m.Step)
+		}
+		shop.Sources[source] = src
+	case TypeShop:
+		var m eventv1.ShopMark
+		if err := proto.Unmarshal(r.Value, &m); err != nil {
+			return nil, fmt.Errorf("decode shop mark: %w", err)
+		}
+		shop := p.meta.shop(m.Shop)
+		if !shop.Imported || shop.Sources[source].Mode == ModeLive {
+			return nil, nil
+		}
+		src := shop.Sources[source]
+		if from, to := src.Clock, Instant(m.TimeUs); to-from > outageGap {
+			shop.Unobserved = union(append(shop.Unobserved, Interval{From: from, To: to}))
+		}
+		src.Mode, src.Clock = ModeLive, max(src.Clock, Instant(m.TimeUs))
+		shop.Sources[source] = src
+		shop.Since = max(shop.Since, Instant(m.TimeUs))
+	}
+	moved := map[string]Instant{}
+	for _, name := range p.meta.names() {
+		if now := p.meta.now(p.meta.Shops[name]); now > p.meta.Shops[name].Clock {
+			moved[name] = now
+		}
+	}
+	return moved, nil
+}
+
+// due lists, in key order, the entities with something before the new clocks.
+func (p *Partition[S]) due(moved map[string]Instant) *settling[S] {
+	s := &settling[S]{todo: map[string][]*waiting{}, upto: moved}
+	for shop, upto := range moved {
+		if q := p.facts[shop]; q != nil {
+			for w := q.head(); w != nil && w.effective < upto; w = q.head() {
+				q.take()
+				name := w.key.String()
+				s.todo[name] = append(s.todo[name], w)
+			}
+		}
+		if q := p.alarms[shop]; q != nil {
+			for len(*q) > 0 && (*q)[0].due < upto {
+				a := q.take()
+				if ent := p.entities[a.key]; ent != nil && ent.wake == a.due {
+					if _, ok := s.todo[a.key]; !ok {
+						s.todo[a.key] = nil
+					}
+				}
+			}
+		}
+	}
+	for name := range s.todo {
+		s.keys = append(s.keys, name)
+	}
+	sort.Strings(s.keys)
+	return s
+}
+
+// settle lives the lives of the entities that are due, one after the other,
+// up to the new clocks; then the clocks move, and are passed on.
+func (p *Partition[S]) settle(r *record.Record) bool {
+	s := p.settling
+	for len(s.keys) > 0 {
+		name := s.keys[0]
+		facts := s.todo[name]
+		s.keys = s.keys[1:]
+		delete(s.todo, name)
+		key, _ := splitKey(name)
+		if p.keyDone == "" || name > p.keyDone {
+			p.live(name, key, facts, s.upto[key.Shop])
+			p.keyDone, p.ordinal = name, p.eff.source.Ordinal
+		}
+		for _, w := range facts {
+			w.done = true
+			p.waits--
+		}
+		if len(s.keys) > 0 && (len(p.dirty) >= p.cfg.MaxDirty || len(p.eff.outs) >= p.cfg.MaxOuts) {
+			return false
+		}
+	}
+	p.settling = nil
+	for shop, upto := range s.upto {
+		p.meta.Shops[shop].Clock = upto
+	}
+	h := p.head(r)
+	p.noted(h)
+	p.passOn(r, h)
+	return true
+}
+
+// live folds one entity's facts and wake-ups in order of time, facts first.
+func (p *Partition[S]) live(name string, key Key, facts []*waiting, upto Instant) {
+	sort.SliceStable(facts, func(i, j int) bool { return facts[i].before(facts[j]) })
+	for _, w := range facts {
+		ent := p.entity(name)
+		p.wakeUntil(name, key, ent, w.effective)
+		ent = p.entity(name)
+		if err := p.record(name, key, ent, w.fact, w.effective); err != nil {
+			p.deadFact(w, err)
+		}
+	}
+	if ent := p.entities[name]; ent != nil {
+		p.wakeUntil(name, key, ent, upto)
+	}
+}
+
+// passOn appends a control record to every partition of the topics behind.
+func (p *Partition[S]) passOn(r *record.Record, h header) {
+	if len(p.cfg.PassTo) == 0 {
+		return
+	}
+	value := r.Value
+	if h.fact.Type == TypeTick {
+		var t eventv1.Tick
+		if proto.Unmarshal(r.Value, &t) != nil {
+			return
+		}
+		at := Instant(t.TimeUs)
+		gap := p.meta.Unobserved
+		if n := len(gap); n > 0 && gap[n-1].To == at {
+			t.UnobservedFromUs, t.UnobservedToUs = int64(gap[n-1].From), int64(gap[n-1].To)
+		} else if at/TickPeriod == p.meta.Passed/TickPeriod {
+			return // at most one a period, whatever the number of collectors
+		}
+		p.meta.Passed = at
+		value, _ = proto.MarshalOptions{Deterministic: true}.Marshal(&t)
+	}
+	for _, to := range p.cfg.PassTo {
+		for i := range to.Partitions {
+			p.eff.outs = append(p.eff.outs, pending{
+				out: record.Out{Topic: to.Topic, Partition: i, Value: value, Headers: []record.Header{
+					{Key: record.HeaderSpecVersion, Value: []byte("1.0")},
+					{Key: record.HeaderID, Value: []byte("tick/" + strconv.Itoa(int(p.cfg.Partition)) + "/" + strconv.FormatInt(r.Offset, 10))},
+					{Key: record.HeaderType, Value: []byte(h.fact.Type)},
+					{Key: record.HeaderSource, Value: []byte("/sillage")},
+					{Key: record.HeaderPosition, Value: []byte(p.eff.source.String())},
+				}},
+				offset: r.Offset,
+			})
+			p.eff.source.Ordinal++
+		}
+	}
+}
