@@ -8,7 +8,8 @@ SHELL := bash
 MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
 .DEFAULT_GOAL := all
 
-# Override on the command line: make fuzz FUZZTIME=5m, make bench BENCH=Index.
+# Override on the command line: make fuzz FUZZTIME=5m, make bench BENCH=Index,
+# make sim SEEDS=100000, make model STATES=5000000.
 PACKAGES  ?= ./libs/... ./proto/... ./services/...
 GOTEST    ?= go test
 TESTFLAGS ?=
@@ -16,6 +17,8 @@ BENCH     ?= .
 BENCHTIME ?= 1s
 COUNT     ?= 1
 FUZZTIME  ?= 10s
+STATES    ?= 100000
+SEEDS     ?= 3000
 PLATFORMS ?= linux/arm64 darwin/arm64 windows/amd64
 
 BIN       := $(CURDIR)/.bin
@@ -63,6 +66,18 @@ test-race: ## Run all tests with the race detector, or fail
 .PHONY: test-real
 test-real: ## Run the shared suites on a real Apache Kafka and Redis, which it starts and stops
 	scripts/test-real
+
+.PHONY: model
+model: ## Search all orders of events in small models of the protocol, up to STATES states each
+	GOGC=400 go test -run 'TestModel$$' -count=1 -timeout 60m -v ./libs/stream/step -model.states=$(STATES)
+
+.PHONY: sim
+sim: ## Live through SEEDS random worlds with failures; one that goes wrong is shrunk and told
+	go test -run 'TestSimulation' -count=1 -timeout 0 -v ./libs/stream/step -sim.seeds=$(SEEDS)
+
+.PHONY: mutants
+mutants: ## Take every guard of the protocol away once: model, simulation or a rule's test has to notice
+	go test -run 'TestMutants$$' -count=1 -timeout 60m -v ./libs/stream/step -mutants
 
 .PHONY: fuzz
 fuzz: ## Fuzz every target for FUZZTIME (10s)

@@ -299,13 +299,13 @@ func (p *Partition) wipe(ctx context.Context, pipe redis.Pipeliner) {
 // loadBatch is how many keys or hashes one round trip of a load asks for.
 const loadBatch = 512
 
-// Load reads all of the partition on the armed connection: a write that
-// succeeds afterwards proves that what was read is still so.
+// Load reads all of the partition on the armed connection, and the fence last: a
+// write that succeeds afterwards proves that what was read is still so.
 func (p *Partition) Load(ctx context.Context) (step.State, error) {
 	if p.conn == nil {
 		return step.State{}, errors.New("not armed")
 	}
-	s := step.State{Fence: p.armed}
+	var s step.State
 	ctx, cancel := context.WithTimeout(ctx, 10*p.store.cfg.Timeout)
 	defer cancel()
 	fail := func(err error) (step.State, error) {
@@ -341,6 +341,11 @@ func (p *Partition) Load(ctx context.Context) (step.State, error) {
 			return fail(err)
 		}
 		s.Logs = append(s.Logs, step.LogAppend{Name: l, Data: data})
+	}
+	// Last of all: whoever has claimed it meanwhile is seen, and what was read
+	// under two owners is not taken for the state of one.
+	if s.Fence, err = p.conn.Get(ctx, p.keys.fence()).Result(); err != nil && !errors.Is(err, redis.Nil) {
+		return fail(err)
 	}
 	return s, nil
 }

@@ -88,7 +88,7 @@ type worker struct {
 type PartitionInfo struct {
 	Processor, Topic string
 	Partition        int32
-	State            string // claiming, running, silent, halted
+	State            string // claiming, waiting, running, silent, halted
 	Reason           string
 	Next, Low, Mark  int64
 	End              int64 // the log's end, as last heard
@@ -238,7 +238,9 @@ func (d *driver) try(ctx, drain context.Context, c step.Command) step.Result {
 	var res step.Result
 	switch c.Op {
 	case step.OpArm:
-		d.report("claiming", nil)
+		if !d.m.Claimed() && d.m.Waits() == nil {
+			d.report("claiming", nil)
+		}
 		res.Fence, res.Err = d.part.Arm(drain)
 	case step.OpReadMark:
 		committed, err := d.r.client.Committed(drain, d.p.Group(), d.p.Topic)
@@ -287,10 +289,22 @@ func (d *driver) try(ctx, drain context.Context, c step.Command) step.Result {
 	case step.OpCommit:
 		d.commits.note(d.partition, broker.Committed{Offset: c.Commit, Metadata: c.Mark.String()})
 	case step.OpBackoff:
-		d.report("claiming", nil)
+		if why := d.m.Waits(); why != nil {
+			d.wait(why)
+		} else {
+			d.report("claiming", nil)
+		}
 		sleep(ctx, drain, 50*time.Millisecond+mathrand.N(200*time.Millisecond))
 	}
 	return res
+}
+
+// wait says, once, why a partition cannot be claimed for the time being.
+func (d *driver) wait(why error) {
+	if d.w.info.State != "waiting" {
+		d.log.Warn("the partition cannot be claimed yet", slog.Any("reason", why))
+	}
+	d.report("waiting", why)
 }
 
 // fewRecords is a batch that costs more for being one than for what is in it.

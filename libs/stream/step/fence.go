@@ -69,6 +69,10 @@ func ParseFence(s string) (Fence, error) {
 	return f, nil
 }
 
+// NoMark as a Mark's Offset says that it is not known what has been published:
+// who goes on from there is silent until an operator decides.
+const NoMark = -1
+
 // Mark is the metadata of the offset committed to Kafka: everything that
 // records below Offset caused has been published.
 type Mark struct {

@@ -98,7 +98,7 @@ var (
 	ErrOtherLog    = errors.New("the state belongs to another log: the topic was recreated or the cluster is another one")
 	ErrTruncated   = errors.New("the log was truncated or replaced: the record before the next one is another one")
 	ErrPastEnd     = errors.New("the state is ahead of the log: the log has lost its end")
-	ErrFoldVersion = errors.New("the state was left by a crash of another fold version: let an instance of that version finish and stop, or rebuild")
+	ErrFoldVersion = errors.New("the state belongs to an instance of another fold version that has not released it: let one of that version finish and stop, or rebuild")
 	ErrRefused     = errors.New("the store refuses writes")
 )
 
@@ -122,11 +122,13 @@ type Machine struct {
 	op      Op
 	attempt int
 	halt    error
+	waits   error // why the partition cannot be claimed now
 
 	armed    string // the fence as the store has it
 	fence    Fence
 	fresh    bool // nothing is to be taken over
 	marked   bool
+	unknown  bool // somebody before was silent
 	mark     Mark
 	producer Producer
 	start    int64
@@ -139,9 +141,15 @@ type Machine struct {
 	target   Fence
 	after    Op // what follows an ambiguous write, once known
 	silent   bool
+	idle     int // fetches in a row that gave nothing
 	stats    Stats
 	claims   int
 }
+
+// checkIdle is after how many empty fetches an owner looks at its fence: while
+// records come, every write does. Whoever has nothing to write would not notice
+// that the store went back or lost everything, and its readers would see that.
+const checkIdle = 8
 
 // NewMachine drives folder. Seed makes this owner's nonces different from any
 // other's.
@@ -159,12 +167,22 @@ func (m *Machine) Stats() Stats { return m.stats }
 // emission mark.
 func (m *Machine) Offsets() (next, low, mark int64) { return m.fence.Next, m.fence.Low, m.mark.Offset }
 
+// Waits tells why the partition cannot be claimed for the time being; nil where
+// it can, or has been.
+func (m *Machine) Waits() error { return m.waits }
+
 // Silent tells whether the partition folds without publishing because it has
 // no emission mark to go by.
 func (m *Machine) Silent() bool { return m.silent }
 
 // Running tells whether the partition is claimed and folding.
 func (m *Machine) Running() bool { return m.op >= OpFetch && m.op <= OpCommit }
+
+// Claimed tells whether the partition is this machine's, as far as it knows: it
+// runs, or looks at its fence.
+func (m *Machine) Claimed() bool {
+	return m.Running() || m.op == OpArm && (m.after == OpFetch || m.after == OpCommit)
+}
 
 // Settled tells whether the store holds exactly what is in memory: then a base
 // may be taken.
@@ -250,7 +268,7 @@ func (m *Machine) Done(r Result) {
 // rewind drops everything and claims again.
 func (m *Machine) rewind() {
 	m.stats.Rewinds++
-	m.rest, m.batch, m.write, m.after = nil, Batch{}, Write{}, 0
+	m.rest, m.batch, m.write, m.after, m.idle = nil, Batch{}, Write{}, 0, 0
 	m.op = OpBackoff
 	if m.stop {
 		m.op = OpDone
@@ -259,6 +277,15 @@ func (m *Machine) rewind() {
 
 func (m *Machine) arm(r Result) {
 	m.attempt = 0
+	if m.after == OpFetch {
+		m.after = 0
+		if r.Fence != m.armed {
+			m.rewind()
+			return
+		}
+		m.op = OpFetch
+		return
+	}
 	if m.after != 0 {
 		// An answer was lost, or a write could not be made: the fence tells.
 		after := m.after
@@ -275,6 +302,10 @@ func (m *Machine) arm(r Result) {
 		}
 		return
 	}
+	if m.stop {
+		m.op = OpDone // before it has taken anything over
+		return
+	}
 	m.armed, m.fresh, m.fence = r.Fence, true, Fence{}
 	if r.Fence != "" {
 		f, err := ParseFence(r.Fence)
@@ -287,22 +318,26 @@ func (m *Machine) arm(r Result) {
 			return
 		}
 		if f.FoldVersion != m.cfg.FoldVersion && !f.Released {
-			m.fail(fmt.Errorf("%w (state of version %d, this is %d)", ErrFoldVersion, f.FoldVersion, m.cfg.FoldVersion))
+			// Not for good: an instance of that version may be at work, and will
+			// leave cleanly.
+			m.waits = fmt.Errorf("%w (state of version %d, this is %d)", ErrFoldVersion, f.FoldVersion, m.cfg.FoldVersion)
+			m.op = OpBackoff
 			return
 		}
 		m.fence, m.fresh = f, false
 	}
+	m.waits = nil
 	m.op = OpReadMark
 }
 
 func (m *Machine) fail(err error) { m.halt, m.op = err, OpHalt }
 
 func (m *Machine) readMark(r Result) {
-	m.marked = false
+	m.marked, m.unknown = false, false
 	m.mark = Mark{LogID: m.cfg.LogID}
 	if r.Commit >= 0 && r.Mark != "" {
 		if mark, err := ParseMark(r.Mark); err == nil && mark.LogID == m.cfg.LogID {
-			m.mark, m.marked = mark, true
+			m.mark, m.marked, m.unknown = mark, mark.Offset >= 0, mark.Offset < 0
 		}
 	}
 	m.op = OpReadBounds
@@ -393,7 +428,9 @@ func (m *Machine) taken(after Op) {
 	m.fence = m.target
 	if after == OpCommit {
 		m.folder.Settled()
-		m.mark.Offset = max(m.mark.Offset, m.fence.Next)
+		if !m.silent {
+			m.mark.Offset = max(m.mark.Offset, m.fence.Next)
+		}
 		m.stats.Batches++
 	}
 	m.op = after
@@ -401,6 +438,12 @@ func (m *Machine) taken(after Op) {
 
 func (m *Machine) load(r Result) {
 	m.stats.Claims++
+	if r.State.Fence != m.armed {
+		// Somebody has claimed it meanwhile: folding old records into a newer
+		// state would be noticed at the write only, after publishing.
+		m.rewind()
+		return
+	}
 	if err := m.folder.Restore(r.State, m.fence); err != nil {
 		m.fail(fmt.Errorf("restore: %w", err))
 		return
@@ -421,7 +464,11 @@ func (m *Machine) load(r Result) {
 	// A state without a mark: what was published is not known. Where nothing
 	// was ever folded (a first claim, or one that died before it committed its
 	// mark), nothing was published.
-	m.silent = !m.marked && !m.fresh && m.fence.Anchor != ""
+	m.silent = m.unknown || !m.marked && !m.fresh && m.fence.Anchor != ""
+	m.mark.Offset = max(m.mark.Offset, m.fence.Next) // published before it was applied
+	if m.silent {
+		m.mark.Offset = NoMark
+	}
 	m.mark.ProducerID, m.mark.Epoch = m.producer.ID, m.producer.Epoch
 	m.rest = nil
 	m.op = OpCommitClaim
@@ -453,8 +500,12 @@ func (m *Machine) fetched(r Result) {
 		return
 	}
 	if len(r.Records) == 0 {
+		if m.idle++; m.idle >= checkIdle {
+			m.idle, m.after, m.op = 0, OpFetch, OpArm
+		}
 		return
 	}
+	m.idle = 0
 	m.fold(r.Records)
 }
 

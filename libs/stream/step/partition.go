@@ -421,8 +421,10 @@ func (p *Partition[S]) one(r *record.Record) bool {
 		shop := p.meta.shop(h.key.Shop)
 		if h.effective < shop.Clock {
 			// Cannot happen while the writer stamps behind its own clock; if it
-			// does, the record counts now rather than never.
-			h.effective = shop.Clock
+			// does, the record counts now rather than never. It does not wait:
+			// whoever reads it again would take it for folded.
+			p.arrive(h, shop.Clock, r)
+			return true
 		}
 		p.wait(h, "")
 		return true
