@@ -119,6 +119,7 @@ type Client struct {
 	transport *kafka.Transport
 	kafka     *kafka.Client
 	cancel    context.CancelFunc
+	conns     *conns
 	layout    atomic.Pointer[layout]
 }
 
@@ -146,7 +147,8 @@ func New(cfg Config) (*Client, error) {
 		dial = (&net.Dialer{Timeout: 3 * time.Second}).DialContext
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &Client{cfg: cfg, addr: kafka.TCP(cfg.Brokers...), cancel: cancel}
+	c := &Client{cfg: cfg, addr: kafka.TCP(cfg.Brokers...), cancel: cancel, conns: &conns{open: map[*conn]struct{}{}}}
+	dial = c.conns.dialer(dial)
 	c.transport = &kafka.Transport{
 		Dial: dial, DialTimeout: 3 * time.Second, IdleTimeout: 30 * time.Second, MetadataTTL: time.Second,
 		ClientID: cfg.ClientID, TLS: encryption, SASL: mechanism, Context: ctx,
@@ -159,6 +161,7 @@ func New(cfg Config) (*Client, error) {
 func (c *Client) Close() {
 	c.transport.CloseIdleConnections()
 	c.cancel()
+	c.conns.close()
 }
 
 // roundTrip sends one request, at most requestTimeout long.
