@@ -63,6 +63,9 @@ const coordinatorTries = 22
 
 const errGroupNotFound = kafka.Error(69)
 
+// ErrMembers: a group with members takes commits from them alone.
+var ErrMembers = errors.New("the group has members: stop them first (one with an instance id stays a member until its session timeout is over)")
+
 // Commit commits for a group that has no members: what an operator does. Members
 // commit with [Member.Commit].
 func (c *Client) Commit(ctx context.Context, group, topic string, offs map[int32]Committed) error {
@@ -90,6 +93,9 @@ func (c *Client) Commit(ctx context.Context, group, topic string, offs map[int32
 		}
 		return errors.Join(errs...)
 	})
+	if errors.Is(err, errUnknownMember) {
+		return fmt.Errorf("commit for %s: %w", group, ErrMembers)
+	}
 	if err != nil {
 		return fmt.Errorf("commit for %s: %w", group, err)
 	}

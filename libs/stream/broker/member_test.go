@@ -331,6 +331,9 @@ func TestSecondProcessOfOneInstanceIDFencesTheFirst(t *testing.T) {
 		if err := b.Commit(t.Context(), map[int32]broker.Committed{0: {Offset: 2}}); err != nil {
 			t.Error(err)
 		}
+		if err := connect(t, brokers).Commit(t.Context(), c.group, c.topic, map[int32]broker.Committed{0: {Offset: 3}}); !errors.Is(err, broker.ErrMembers) {
+			t.Errorf("a commit from outside: %v, want ErrMembers", err)
+		}
 	})
 }
 
