@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
 	"sync"
 	"testing"
@@ -62,11 +63,7 @@ func (c *coordinator) set(refuse error) {
 func (c *coordinator) seen() (tries int, taken map[int32]int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	copied := map[int32]int64{}
-	for p, o := range c.taken {
-		copied[p] = o
-	}
-	return c.tries, copied
+	return c.tries, maps.Clone(c.taken)
 }
 
 // running starts a committer that sends by itself as good as never.
