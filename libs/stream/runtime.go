@@ -62,19 +62,14 @@ func (r *Runtime) Run(ctx context.Context, p Processor) error {
 	if err != nil {
 		return fmt.Errorf("identify the log of %s: %w", p.Topic, err)
 	}
-	return r.client.Join(ctx, p.Group(), []string{p.Topic}, func(ctx context.Context, gen broker.Generation) {
-		commits := newCommitter(p.Topic, r.cfg.Commit, func(ctx context.Context, offs map[int32]broker.Committed) error {
-			return gen.Commit(ctx, p.Topic, offs)
-		})
-		var committing sync.WaitGroup
-		committing.Go(func() { commits.run(r.log) }) //nolint:contextcheck // the last commit comes after ctx has ended
-		var working sync.WaitGroup
-		for _, partition := range gen.Assigned[p.Topic] {
-			working.Go(func() { r.work(ctx, p, partition, partitions, logID, commits) })
-		}
-		working.Wait()
-		commits.stop()
-		committing.Wait()
+	member := r.client.NewMember(p.Group(), p.Topic, r.log)
+	commits := newCommitter(p.Topic, r.cfg.Commit, member.Commit)
+	var committing sync.WaitGroup
+	committing.Go(func() { commits.run(r.log) }) //nolint:contextcheck // the last commit comes after ctx has ended
+	defer committing.Wait()
+	defer commits.stop()
+	return member.Run(ctx, func(ctx context.Context, partition int32) {
+		r.work(ctx, p, partition, partitions, logID, commits)
 	})
 }
 
@@ -146,6 +141,8 @@ func (r *Runtime) work(ctx context.Context, p Processor, partition int32, partit
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(r.cfg.Drain, cancel) })
 	defer stop()
+	// What was not released is not ours to commit for: another owner may have.
+	defer commits.drop(partition)
 	for {
 		if ctx.Err() != nil {
 			d.m.Stop()
@@ -165,9 +162,29 @@ func (r *Runtime) work(ctx context.Context, p Processor, partition int32, partit
 		}
 		res := d.do(ctx, drain, c)
 		d.m.Done(res)
-		if c.Op == step.OpRelease && res.Outcome == step.Applied && r.bases != nil {
-			d.last(c.Write.Target)
+		if c.Op == step.OpBackoff || res.Outcome == step.Lost {
+			commits.drop(partition) // the claim is over
 		}
+		if c.Op == step.OpRelease && res.Outcome == step.Applied {
+			d.released(drain, c.Write.Target)
+		}
+	}
+}
+
+// handOver bounds the wait for the last commit before a partition is handed over.
+const handOver = 2 * time.Second
+
+// released ends the work on a partition that was left cleanly: the next owner
+// finds the mark, and a base, up to date. Where the commit is not taken, the mark
+// stays behind, which is where a crash would leave it.
+func (d *driver) released(drain context.Context, fence string) {
+	ctx, cancel := context.WithTimeout(drain, handOver)
+	defer cancel()
+	if err := d.commits.flushed(ctx, d.partition); err != nil {
+		d.log.Info("released without its last commit", slog.Any("err", err))
+	}
+	if d.r.bases != nil {
+		d.last(fence)
 	}
 }
 

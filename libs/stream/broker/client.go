@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,12 @@ type Config struct {
 	TLS      config.TLS `yaml:"tls"`
 	SASL     SASL       `yaml:"sasl"`
 
+	// Membership of consumer groups.
+	InstanceID        string        `yaml:"instance-id" usage:"stable name of this process among those of its kind (a pod's of a stateful set): back within the session timeout it goes on with the same partitions, and nobody else stops; empty: the others take over when it ends"`
+	SessionTimeout    time.Duration `yaml:"session-timeout" usage:"after how long without a sign of life the others take over; within the brokers' group.min.session.timeout.ms and group.max.session.timeout.ms"`
+	HeartbeatInterval time.Duration `yaml:"heartbeat-interval" usage:"how often to give a sign of life, and to hear that members come or go"`
+	RebalanceTimeout  time.Duration `yaml:"rebalance-timeout" usage:"how long the others wait for this process when they share out anew"`
+
 	// Dial replaces the network, in tests.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error) `yaml:"-"`
 }
@@ -39,7 +46,10 @@ type SASL struct {
 
 // DefaultConfig is a broker on this machine, in clear.
 func DefaultConfig() Config {
-	return Config{Brokers: []string{"127.0.0.1:9092"}, ClientID: "sillage"}
+	return Config{
+		Brokers: []string{"127.0.0.1:9092"}, ClientID: "sillage",
+		SessionTimeout: 6 * time.Second, HeartbeatInterval: 200 * time.Millisecond, RebalanceTimeout: 5 * time.Second,
+	}
 }
 
 // Validate reports all mistakes.
@@ -62,8 +72,20 @@ func (c Config) Validate() error {
 	if c.SASL.Mechanism != "" && c.SASL.User == "" {
 		errs = append(errs, errors.New("sasl.user: missing"))
 	}
+	if !validInstanceID.MatchString(c.InstanceID) {
+		errs = append(errs, fmt.Errorf("instance-id: %q is not made of up to 249 letters, digits, dots, dashes and underscores", c.InstanceID))
+	}
+	if c.HeartbeatInterval <= 0 || c.SessionTimeout < 3*c.HeartbeatInterval {
+		errs = append(errs, fmt.Errorf("session-timeout: %v is below three times heartbeat-interval, %v", c.SessionTimeout, c.HeartbeatInterval))
+	}
+	if c.RebalanceTimeout < c.HeartbeatInterval {
+		errs = append(errs, fmt.Errorf("rebalance-timeout: %v is below heartbeat-interval, %v", c.RebalanceTimeout, c.HeartbeatInterval))
+	}
 	return errors.Join(errs...)
 }
+
+// validInstanceID is what a broker takes.
+var validInstanceID = regexp.MustCompile(`^[a-zA-Z0-9._-]{0,249}$`)
 
 func (s SASL) mechanism() (sasl.Mechanism, error) {
 	switch strings.ToLower(s.Mechanism) {
@@ -96,7 +118,6 @@ type Client struct {
 	addr      net.Addr
 	transport *kafka.Transport
 	kafka     *kafka.Client
-	dialer    *kafka.Dialer
 	cancel    context.CancelFunc
 	conns     *conns
 	layout    atomic.Pointer[layout]
@@ -133,7 +154,6 @@ func New(cfg Config) (*Client, error) {
 		ClientID: cfg.ClientID, TLS: encryption, SASL: mechanism, Context: ctx,
 	}
 	c.kafka = &kafka.Client{Addr: c.addr, Timeout: requestTimeout, Transport: c.transport}
-	c.dialer = &kafka.Dialer{ClientID: cfg.ClientID, DialFunc: dial, Timeout: 3 * time.Second, TLS: encryption, SASLMechanism: mechanism}
 	return c, nil
 }
 

@@ -100,9 +100,25 @@ func (e *routed) Broker(cluster protocol.Cluster) (protocol.Broker, error) {
 	return found, nil
 }
 
+// directed is an exchange for one broker.
+type directed struct {
+	exchange
+	node int32
+}
+
+// Broker finds it.
+func (e *directed) Broker(cluster protocol.Cluster) (protocol.Broker, error) {
+	b, ok := cluster.Brokers[e.node]
+	if !ok {
+		return b, fmt.Errorf("broker %d is not there", e.node)
+	}
+	return b, nil
+}
+
 var (
 	_ protocol.RawExchanger  = (*exchange)(nil)
 	_ protocol.BrokerMessage = (*routed)(nil)
+	_ protocol.BrokerMessage = (*directed)(nil)
 )
 
 func appendString(b []byte, s string) []byte {
@@ -110,6 +126,19 @@ func appendString(b []byte, s string) []byte {
 	return append(b, s...)
 }
 
+// appendNullable writes a string where none is something else than an empty one.
+func appendNullable(b []byte, s string) []byte {
+	if s == "" {
+		return appendInt16(b, -1)
+	}
+	return appendString(b, s)
+}
+
+func appendBytes(b, v []byte) []byte {
+	return append(appendInt32(b, int32(len(v))), v...)
+}
+
+func appendInt16(b []byte, v int16) []byte { return binary.BigEndian.AppendUint16(b, uint16(v)) }
 func appendInt32(b []byte, v int32) []byte { return binary.BigEndian.AppendUint32(b, uint32(v)) }
 func appendInt64(b []byte, v int64) []byte { return binary.BigEndian.AppendUint64(b, uint64(v)) }
 
