@@ -96,6 +96,11 @@ bench-real: ## The figures of the whole, on an Apache Kafka and a Redis of their
 	KAFKA_JVM='-Xmx512m -XX:+UseG1GC' SILLAGE_TEST_KAFKA=own SILLAGE_TEST_REDIS=own \
 		go test -run '^$$' -bench '$(BENCH)' -benchtime 1x -timeout 30m -v ./services/internal/e2e | tee $(BIN)/bench-real.txt
 
+.PHONY: bench-stream
+bench-stream: ## The figures of the processor step on a real Kafka and a real Redis, one JSON line each
+	@mkdir -p $(BIN)
+	scripts/bench-stream | tee $(BIN)/bench-stream.txt
+
 .PHONY: lint
 lint: $(LINT) $(PROTO) ## Lint Go and protobuf
 	$(BIN)/golangci-lint run $(PACKAGES)

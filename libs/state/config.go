@@ -68,9 +68,8 @@ func (c Config) Validate() error {
 // owner has one of its own.
 const readers = 64
 
-// client opens what the configuration describes, with at most connections to a
-// node.
-func (c Config) client(connections int) (redis.UniversalClient, error) {
+// client opens what the configuration describes.
+func (c Config) client() (redis.UniversalClient, error) {
 	encryption, err := c.TLS.Load()
 	if err != nil {
 		return nil, err
@@ -82,7 +81,7 @@ func (c Config) client(connections int) (redis.UniversalClient, error) {
 		// Who tries again is the step: a write repeated by the library would
 		// be written twice.
 		MaxRetries:               -1,
-		PoolSize:                 connections,
+		PoolSize:                 readers,
 		ContextTimeoutEnabled:    true,
 		DialTimeout:              min(c.Timeout, 3*time.Second),
 		ReadTimeout:              c.Timeout,

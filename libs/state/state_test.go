@@ -254,8 +254,8 @@ func TestManyOwnersLeaveRoomForReaders(t *testing.T) {
 	})
 }
 
-// TestAConnectionForgetsItsLastOwner: connections are used again, and what one
-// owner watched must not fail another's write.
+// TestAConnectionForgetsItsLastOwner: if connections were used again, what one
+// owner has watched must not fail another's write.
 func TestAConnectionForgetsItsLastOwner(t *testing.T) {
 	backends(t, func(t *testing.T, cfg state.Config) {
 		s := open(t, cfg)
@@ -271,7 +271,7 @@ func TestAConnectionForgetsItsLastOwner(t *testing.T) {
 			return p
 		}
 		claim(first, "").Close()
-		p := s.Partition(second, state.PerKey) // takes the connection that watches first
+		p := s.Partition(second, state.PerKey)
 		defer p.Close()
 		if _, err := p.Arm(t.Context()); err != nil {
 			t.Fatal(err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,8 +17,7 @@ import (
 // use.
 type Store struct {
 	cfg    Config
-	client redis.UniversalClient // of readers
-	owners redis.UniversalClient // a connection each, while they own
+	client redis.UniversalClient // of readers, and who knows the way to a node
 
 	mu      sync.Mutex
 	buckets map[string]int // how many hashes a partition has, as last read
@@ -30,21 +28,15 @@ func Open(cfg Config) (*Store, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	client, err := cfg.client(readers)
+	client, err := cfg.client()
 	if err != nil {
 		return nil, err
 	}
-	// As many as there are owners: a partition that waits for a connection
-	// would stand still, and owners would take those of readers.
-	owners, err := cfg.client(math.MaxInt16)
-	if err != nil {
-		return nil, errors.Join(err, client.Close())
-	}
-	return &Store{cfg: cfg, client: client, owners: owners, buckets: map[string]int{}}, nil
+	return &Store{cfg: cfg, client: client, buckets: map[string]int{}}, nil
 }
 
 // Close closes all connections but those of partitions.
-func (s *Store) Close() error { return errors.Join(s.client.Close(), s.owners.Close()) }
+func (s *Store) Close() error { return s.client.Close() }
 
 // Ping asks whether the store answers.
 func (s *Store) Ping(ctx context.Context) error {
@@ -54,19 +46,25 @@ func (s *Store) Ping(ctx context.Context) error {
 	return nil
 }
 
-// conn takes one connection to the node that holds key, for an owner.
-func (s *Store) conn(ctx context.Context, key string) (*redis.Conn, error) {
-	switch c := s.owners.(type) {
-	case *redis.Client:
-		return c.Conn(), nil
+// conn opens a connection to the node that holds key, for an owner. Again: the
+// last one went wrong, so that a cluster may have another layout.
+func (s *Store) conn(ctx context.Context, key string, again bool) (*conn, error) {
+	switch c := s.client.(type) {
+	case *redis.Client: // a sentinel's dials the master of the moment
+		return dial(ctx, c.Options(), s.cfg.Timeout)
 	case *redis.ClusterClient:
+		if again {
+			c.ReloadState(ctx)
+		}
+		ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
+		defer cancel()
 		node, err := c.MasterForKey(ctx, key)
 		if err != nil {
 			return nil, err
 		}
-		return node.Conn(), nil
+		return dial(ctx, node.Options(), s.cfg.Timeout)
 	}
-	return nil, fmt.Errorf("no connection from a %T", s.owners)
+	return nil, fmt.Errorf("no connection from a %T", s.client)
 }
 
 // Read returns one entity's bytes; ok is false where there is none. It costs
@@ -175,17 +173,12 @@ func (s *Store) Dump(ctx context.Context, tag string, layout Layout) (step.State
 		if err != nil {
 			return step.State{}, err
 		}
-		// An empty transaction tells whether the fence was touched.
-		pipe := p.conn.Pipeline()
-		pipe.Do(ctx, "MULTI")
-		pipe.Do(ctx, "PING")
-		exec := pipe.Do(ctx, "EXEC")
-		_, err = pipe.Exec(ctx)
-		if err == nil {
-			return st, nil
-		}
-		if !errors.Is(exec.Err(), redis.Nil) {
+		same, err := p.same(ctx)
+		if err != nil {
 			return step.State{}, fmt.Errorf("dump %s: %w", tag, err)
+		}
+		if same {
+			return st, nil
 		}
 	}
 	return step.State{}, fmt.Errorf("dump %s: its owner writes faster than it can be read", tag)

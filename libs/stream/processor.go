@@ -5,6 +5,7 @@ import (
 
 	"github.com/sillage-io/sillage/libs/state"
 	"github.com/sillage-io/sillage/libs/stream/broker"
+	"github.com/sillage-io/sillage/libs/stream/record"
 	"github.com/sillage-io/sillage/libs/stream/step"
 	"github.com/sillage-io/sillage/libs/topics"
 )
@@ -16,10 +17,11 @@ type Processor struct {
 	Topic       string
 	Layout      state.Layout
 	Order       step.Order
-	Client      bool                 // reads client records, which it stamps itself
-	PassTo      []string             // topics that get the clock
-	Types       []string             // record types that the fold knows
-	Wants       func(step.Fact) bool // of these types; nil: all (see step.Config)
+	Client      bool                                      // reads client records, which it stamps itself
+	Foreign     func(*record.Record, *step.Foreign) error // reads what others write, see step.Foreign
+	PassTo      []string                                  // topics that get the clock
+	Types       []string                                  // record types that the fold knows
+	Wants       func(step.Fact) bool                      // of these types; nil: all (see step.Config)
 	FoldVersion int
 	Outputs     []string // topics it publishes to, for verify
 	New         func(step.Config) step.Folder
@@ -41,7 +43,7 @@ func (p Processor) Config(log string, partition int32, partitions int) step.Conf
 	cfg := step.Config{
 		Processor: p.Name, Topic: p.Topic, Partition: partition, LogID: log,
 		FoldVersion: p.FoldVersion, Order: p.Order, Client: p.Client, Sources: partitions,
-		DeadLetters: topics.DeadLetters, Types: p.Types, Wants: p.Wants,
+		DeadLetters: topics.DeadLetters, Types: p.Types, Wants: p.Wants, Foreign: p.Foreign,
 	}
 	for _, t := range p.PassTo {
 		cfg.PassTo = append(cfg.PassTo, step.Target{Topic: t, Partitions: int32(partitions)})

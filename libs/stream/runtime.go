@@ -14,7 +14,6 @@ import (
 
 	"github.com/sillage-io/sillage/libs/state"
 	"github.com/sillage-io/sillage/libs/stream/broker"
-	"github.com/sillage-io/sillage/libs/stream/record"
 	"github.com/sillage-io/sillage/libs/stream/step"
 )
 
@@ -22,7 +21,7 @@ import (
 type Config struct {
 	FetchWait  time.Duration // how long a fetch waits for data
 	FetchBytes int32         // most bytes of one fetch
-	Gather     time.Duration // least time from a small fetch to the next: what one record waits at most
+	Gather     time.Duration // least time from a small fetch to the next: what one record waits at most, beside what is in hand
 	Commit     time.Duration // how often commits go out
 	BaseEvery  time.Duration // how often a base is taken where there is a place for it
 	Drain      time.Duration // how long the step in hand may take at the end
@@ -30,7 +29,7 @@ type Config struct {
 
 // DefaultConfig returns the defaults.
 func DefaultConfig() Config {
-	return Config{FetchWait: 500 * time.Millisecond, FetchBytes: 1 << 20, Gather: 20 * time.Millisecond, Commit: 200 * time.Millisecond, BaseEvery: 15 * time.Second, Drain: 10 * time.Second}
+	return Config{FetchWait: 500 * time.Millisecond, FetchBytes: 1 << 20, Gather: 5 * time.Millisecond, Commit: 200 * time.Millisecond, BaseEvery: 15 * time.Second, Drain: 10 * time.Second}
 }
 
 // Runtime runs processors over one broker and one store. It is safe for
@@ -42,13 +41,15 @@ type Runtime struct {
 	bases  *state.Bases // nil: the store keeps its own
 	log    *slog.Logger
 
+	fetchers fetchers
+
 	mu      sync.Mutex
 	workers map[string]*worker // by tag
 }
 
 // New returns a runtime. Bases is nil where the store is durable itself.
 func New(cfg Config, client *broker.Client, store *state.Store, bases *state.Bases, log *slog.Logger) *Runtime {
-	return &Runtime{cfg: cfg, client: client, store: store, bases: bases, log: log, workers: map[string]*worker{}}
+	return &Runtime{cfg: cfg, client: client, store: store, bases: bases, log: log, fetchers: fetchers{open: map[string]*fetcher{}}, workers: map[string]*worker{}}
 }
 
 // Run joins the processor's group and works until ctx ends; then it finishes
@@ -133,6 +134,9 @@ func (r *Runtime) work(ctx context.Context, p Processor, partition int32, partit
 		r: r, p: p, partition: partition, log: log, commits: commits, w: w, tag: tag,
 		folder: p.New(cfg), part: r.store.Partition(tag, p.Layout),
 	}
+	reader, release := r.reader(p, partition)
+	defer release()
+	d.reader = reader
 	defer d.part.Close()
 	defer d.saving.Wait()
 	d.m = step.NewMachine(cfg, d.folder, nonce())
@@ -195,9 +199,10 @@ func nonce() string {
 	return hex.EncodeToString(b[:])
 }
 
-// backoff grows from 20 ms to 2 s, with jitter.
+// backoff grows from 20 ms to half a second, with jitter: what is away for a
+// moment is found again soon after.
 func backoff(attempt int) time.Duration {
-	d := min(20*time.Millisecond<<min(attempt, 8), 2*time.Second)
+	d := min(20*time.Millisecond<<min(attempt, 8), 500*time.Millisecond)
 	return d/2 + mathrand.N(d/2+1)
 }
 
@@ -232,11 +237,10 @@ type driver struct {
 	m         *step.Machine
 	folder    step.Folder
 	part      *state.Partition
+	reader    *broker.Reader
 	producer  *broker.Producer
 	producing step.Producer
 	end       int64
-	fetched   int // records of the last fetch
-	fetchedAt time.Time
 	reported  time.Time
 	based     time.Time
 	baseNext  int64
@@ -270,7 +274,7 @@ func (d *driver) try(ctx, drain context.Context, c step.Command) step.Result {
 		res.Start, res.End, res.Err = d.r.client.Bounds(drain, d.p.Topic, d.partition)
 		d.end = res.End
 	case step.OpReadAnchor:
-		return d.fetch(drain, c.Offset, 64<<10)
+		return d.one(drain, c.Offset)
 	case step.OpNewProducer:
 		id, err := d.r.client.InitProducerID(drain)
 		res.Producer, res.Err = step.Producer{ID: id.ID, Epoch: id.Epoch}, err
@@ -289,9 +293,8 @@ func (d *driver) try(ctx, drain context.Context, c step.Command) step.Result {
 		if ctx.Err() != nil {
 			return res // the machine has been told to stop
 		}
-		d.gather(ctx, drain)
-		res = d.fetch(ctx, c.Offset, d.r.cfg.FetchBytes)
-		d.fetched, d.fetchedAt = len(res.Records), time.Now()
+		got, err := d.reader.Fetch(ctx, c.Offset)
+		res = d.fetched(got, err)
 		if ctx.Err() != nil {
 			return step.Result{}
 		}
@@ -324,38 +327,27 @@ func (d *driver) wait(why error) {
 	d.report("waiting", why)
 }
 
-// fewRecords is a batch that costs more for being one than for what is in it.
-const fewRecords = 256
-
-// gather waits a little where records come in dribs and drabs, so that fewer and
-// larger batches are folded, published and written. The first record after a
-// pause does not wait.
-func (d *driver) gather(ctx, drain context.Context) {
-	if d.fetched == 0 || d.fetched >= fewRecords {
-		return
-	}
-	if left := d.r.cfg.Gather - time.Since(d.fetchedAt); left > 0 {
-		sleep(ctx, drain, left)
-	}
-}
-
-func (d *driver) fetch(ctx context.Context, offset int64, bytes int32) step.Result {
-	got, err := d.r.client.Fetch(ctx, []broker.PartitionOffset{{Topic: d.p.Topic, Partition: d.partition, Offset: offset}}, d.r.cfg.FetchWait, bytes)
+// one fetches the record at offset.
+func (d *driver) one(ctx context.Context, offset int64) step.Result {
+	got, err := d.r.client.Fetch(ctx, []broker.PartitionOffset{{Topic: d.p.Topic, Partition: d.partition, Offset: offset}}, d.r.cfg.FetchWait, 64<<10)
 	if err != nil {
 		return step.Result{Err: err}
 	}
-	var recs []record.Record
-	for _, f := range got {
-		if errors.Is(f.Err, broker.ErrOutOfRange) {
-			return step.Result{Range: true}
-		}
-		if f.Err != nil {
-			return step.Result{Err: f.Err}
-		}
-		d.end = max(d.end, f.HighWatermark)
-		recs = append(recs, f.Records...)
+	return d.fetched(got[0], nil)
+}
+
+func (d *driver) fetched(got broker.Fetched, err error) step.Result {
+	if err == nil {
+		err = got.Err
 	}
-	return step.Result{Records: recs}
+	if errors.Is(err, broker.ErrOutOfRange) {
+		return step.Result{Range: true}
+	}
+	if err != nil {
+		return step.Result{Err: err}
+	}
+	d.end = max(d.end, got.HighWatermark)
+	return step.Result{Records: got.Records}
 }
 
 // idle is called between two steps: status and bases are taken here.

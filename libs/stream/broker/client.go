@@ -121,6 +121,9 @@ type Client struct {
 	cancel    context.CancelFunc
 	conns     *conns
 	layout    atomic.Pointer[layout]
+
+	refreshing chan struct{} // 1: held by who asks for leaders
+	refreshed  time.Time     // guarded by refreshing
 }
 
 // layout is what the client knows of topics and leaders.
@@ -147,7 +150,10 @@ func New(cfg Config) (*Client, error) {
 		dial = (&net.Dialer{Timeout: 3 * time.Second}).DialContext
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &Client{cfg: cfg, addr: kafka.TCP(cfg.Brokers...), cancel: cancel, conns: &conns{open: map[*conn]struct{}{}}}
+	c := &Client{
+		cfg: cfg, addr: kafka.TCP(cfg.Brokers...), cancel: cancel,
+		conns: &conns{open: map[*conn]struct{}{}}, refreshing: make(chan struct{}, 1),
+	}
 	dial = c.conns.dialer(dial)
 	c.transport = &kafka.Transport{
 		Dial: dial, DialTimeout: 3 * time.Second, IdleTimeout: 30 * time.Second, MetadataTTL: time.Second,
@@ -171,12 +177,27 @@ func (c *Client) roundTrip(ctx context.Context, req protocol.Message) (protocol.
 	return c.transport.RoundTrip(ctx, c.addr, req)
 }
 
-// refresh makes the transport ask for leaders again.
+// refreshEvery bounds how often the brokers are asked for leaders: when one goes,
+// everybody who spoke with it asks at once.
+const refreshEvery = 50 * time.Millisecond
+
+// refresh makes the transport ask for leaders again; one answer serves all who
+// ask meanwhile.
 func (c *Client) refresh(ctx context.Context) {
+	select {
+	case c.refreshing <- struct{}{}:
+		defer func() { <-c.refreshing }()
+	case <-ctx.Done():
+		return
+	}
+	if time.Since(c.refreshed) < refreshEvery {
+		return
+	}
 	// Asking for a topic that cannot exist is what makes the transport ask the
 	// broker rather than its cache; the name is refused, so nothing is created.
 	_, _ = c.roundTrip(ctx, &metadata.Request{TopicNames: []string{"!refresh"}, AllowAutoTopicCreation: true})
 	c.layout.Store(nil)
+	c.refreshed = time.Now()
 }
 
 // leaders returns the leader of each partition of a topic.
@@ -220,7 +241,11 @@ func (c *Client) Ping(ctx context.Context) error {
 
 // backoff waits before attempt number n is repeated; false where ctx ended.
 func backoff(ctx context.Context, n int) bool {
-	t := time.NewTimer(min(10*time.Millisecond<<min(n, 6), 500*time.Millisecond))
+	return pause(ctx, min(10*time.Millisecond<<min(n, 6), 500*time.Millisecond))
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:

@@ -25,20 +25,24 @@ type Fetched struct {
 	Partition     int32
 	Records       []record.Record
 	Next          int64 // where to go on: behind the last batch read
+	Size          int   // bytes, as they came
 	HighWatermark int64
 	LogStart      int64
 	Err           error // ErrOutOfRange, or what may pass
 }
 
-// Fetch reads from partitions that one broker leads, waiting up to maxWait for
-// the first record. It returns at once where nothing can be read. The error is
+// maxFetch bounds an answer with many partitions.
+const maxFetch = 16 << 20
+
+// Fetch reads up to maxBytes from each of some partitions that one broker leads,
+// waiting up to maxWait for the first record. It returns at once where nothing can be read. The error is
 // of the request as a whole; those of partitions are in Fetched.
 func (c *Client) Fetch(ctx context.Context, wants []PartitionOffset, maxWait time.Duration, maxBytes int32) ([]Fetched, error) {
 	var body []byte
 	body = appendInt32(body, -1)
 	body = appendInt32(body, int32(maxWait.Milliseconds()))
 	body = appendInt32(body, 1)
-	body = appendInt32(body, maxBytes)
+	body = appendInt32(body, int32(min(int64(len(wants))*int64(maxBytes), max(maxFetch, int64(maxBytes)))))
 	body = append(body, 0)
 	body = appendInt32(body, 0)
 	body = appendInt32(body, -1)
@@ -98,6 +102,7 @@ func (c *Client) Fetch(ctx context.Context, wants []PartitionOffset, maxWait tim
 			}
 			r.int32() // preferred replica
 			data := r.bytes()
+			f.Size = len(data)
 			if r.err != nil {
 				break
 			}

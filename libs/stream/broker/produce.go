@@ -143,7 +143,8 @@ func (p *Producer) Produce(ctx context.Context, outs []record.Out) ([]int64, err
 			continue
 		}
 		n++
-		if !backoff(ctx, n-1) {
+		// Who waits for a new leader must not sleep past it.
+		if !pause(ctx, min(10*time.Millisecond<<min(n-1, 6), 100*time.Millisecond)) {
 			why := ctx.Err()
 			for _, q := range queues {
 				why = errors.Join(why, q.err)

@@ -150,6 +150,7 @@ func varintLen(v int64) int {
 func DecodeBatches(topic string, partition int32, wanted int64, data []byte) (recs []Record, next int64, err error) {
 	next = wanted
 	be := binary.BigEndian
+	recs = make([]Record, 0, countRecords(data))
 	for len(data) >= batchHeader {
 		base := int64(be.Uint64(data))
 		length := int64(int32(be.Uint32(data[offsetLength:])))
@@ -191,6 +192,20 @@ func DecodeBatches(topic string, partition int32, wanted int64, data []byte) (re
 		next = last + 1
 	}
 	return recs, next, nil
+}
+
+// countRecords is about how many records lie in the batches of an answer.
+func countRecords(data []byte) int {
+	n, most := 0, len(data)/minRecordSize
+	for len(data) >= batchHeader {
+		length := int64(int32(binary.BigEndian.Uint32(data[offsetLength:])))
+		if length < 0 || int64(len(data)) < length+offsetLength+4 {
+			break
+		}
+		n += max(0, int(int32(binary.BigEndian.Uint32(data[offsetCount:]))))
+		data = data[length+offsetLength+4:]
+	}
+	return min(n, most)
 }
 
 type batchHead struct {

@@ -43,6 +43,9 @@ type clocks struct {
 
 	// What was not observed, by shop, as computed since time last moved.
 	cached map[*shopState][]Interval
+	// The shop that was asked for last.
+	lastName string
+	lastShop *shopState
 
 	Wall       map[int32]Instant     `json:"wall,omitempty"`
 	Shops      map[string]*shopState `json:"shops,omitempty"`
@@ -61,12 +64,16 @@ func (c *clocks) init() {
 // shop returns a shop's state, made on first sight: a shop is live until an
 // import says otherwise.
 func (c *clocks) shop(name string) *shopState {
+	if c.lastShop != nil && c.lastName == name {
+		return c.lastShop
+	}
 	s := c.Shops[name]
 	if s == nil {
 		s = &shopState{Clock: never}
 		c.Shops[name] = s
 		s.Clock = c.now(s)
 	}
+	c.lastName, c.lastShop = name, s
 	return s
 }
 

@@ -81,8 +81,20 @@ func flag(v bool) byte {
 func (p *Partition[S]) Clone() *Partition[S] {
 	c := *p
 	at := p.meta.times()
-	c.meta.clocks, c.meta.Imports, c.meta.cached = at.clocks, at.imports, nil
-	c.meta.Highest, c.meta.Hours = maps.Clone(p.meta.Highest), slices.Clone(p.meta.Hours)
+	c.meta.clocks, c.meta.Imports = at.clocks, at.imports
+	c.meta.cached, c.meta.lastShop = nil, nil
+	c.meta.Hours = slices.Clone(p.meta.Hours)
+	c.meta.Highest = make(map[string]*record.Position, len(p.meta.Highest))
+	for name, at := range p.meta.Highest {
+		one := *at
+		c.meta.Highest[name] = &one
+	}
+	c.source, c.sources = nil, make(map[string]*source, len(p.sources))
+	for name, s := range p.sources {
+		one := *s
+		one.highest = c.meta.Highest[name]
+		c.sources[name] = &one
+	}
 	c.meta.IncompleteSince = slices.Clone(p.meta.IncompleteSince)
 	c.lastImport.count = nil
 	c.entities = make(map[string]*entity[S], len(p.entities))
@@ -131,12 +143,15 @@ func (p *Partition[S]) Clone() *Partition[S] {
 		}
 		c.settling = &one
 	}
-	c.sources, c.reading, c.seen = maps.Clone(p.sources), maps.Clone(p.reading), make(map[int64]map[uint64]struct{}, len(p.seen))
+	c.reading, c.seen = maps.Clone(p.reading), make(map[int64]map[uint64]struct{}, len(p.seen))
 	for hour, ids := range p.seen {
 		c.seen[hour] = maps.Clone(ids)
 	}
-	c.newSeen, c.oldSeen, c.dirty = maps.Clone(p.newSeen), slices.Clone(p.oldSeen), slices.Clone(p.dirty)
-	c.scratch, c.values = nil, arena{}
+	c.newSeen, c.oldSeen, c.dirty = maps.Clone(p.newSeen), slices.Clone(p.oldSeen), nil
+	for _, e := range p.dirty {
+		c.dirty = append(c.dirty, c.entities[e.name])
+	}
+	c.values, c.head, c.foreign = arena{}, header[S]{}, Foreign{}
 	c.eff.outs, c.eff.kinds, c.eff.bytes, c.eff.headers = slices.Clone(p.eff.outs), nil, arena{}, nil
 	return &c
 }

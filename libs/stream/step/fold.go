@@ -83,6 +83,7 @@ type Effects struct {
 	trace      string
 	source     record.Position // of the record being folded; Ordinal counts
 	unobserved []Interval
+	foreign    bool // the record is somebody else's
 	kinds      []kindCount
 
 	outs    []pending
@@ -168,14 +169,17 @@ const maxHeaders = 12
 func (e *Effects) Publish(m Message) {
 	b := &e.bytes
 	var id []byte
-	switch {
-	case m.ID != "":
+	if m.ID != "" {
 		id = b.text(m.ID)
-	default:
+	} else {
+		cause := e.cause
+		if cause == "" && e.foreign { // nobody named the record: its place does
+			cause = e.source.Log + "/" + strconv.Itoa(int(e.source.Partition)) + "/" + strconv.FormatInt(e.source.Offset, 10)
+		}
 		if n := e.count(m.Kind); n > 0 {
-			id = b.text(e.cause, "/", m.Kind, ".", strconv.Itoa(n))
+			id = b.text(cause, "/", m.Kind, ".", strconv.Itoa(n))
 		} else {
-			id = b.text(e.cause, "/", m.Kind)
+			id = b.text(cause, "/", m.Kind)
 		}
 	}
 	at := m.EventTime

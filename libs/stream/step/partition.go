@@ -61,6 +61,10 @@ type Config struct {
 	// Otherwise the topic's records are derived from Sources partitions.
 	Client  bool
 	Sources int
+	// Foreign, where it is set, reads the records of a topic that somebody else
+	// writes: see [Foreign]. It is pure. An error sends the record to the
+	// dead-letter topic.
+	Foreign func(*record.Record, *Foreign) error
 	// PassTo are the topics that get this partition's clock.
 	PassTo []Target
 	// DeadLetters is the topic of what cannot be folded.
@@ -74,6 +78,17 @@ type Config struct {
 	// MaxDirty entities and MaxOuts messages end a batch, within a tick too.
 	MaxDirty int
 	MaxOuts  int
+}
+
+// Foreign is what a record that somebody else wrote means here: its headers say
+// nothing of Sillage. Such a topic has no clock, so its records are folded on
+// arrival, and wake-ups before a later record of their entity. Nothing in it
+// tells a repeat; its writers are taken to append once.
+type Foreign struct {
+	Name      []byte // shop/id, to be appended to what is there: the room is used again
+	Type      string // one of Config.Types; set to the first before the call
+	ID        string // empty: the record's place in the log
+	EventTime int64  // milliseconds UTC
 }
 
 // withDefaults fills the bounds.
@@ -112,11 +127,11 @@ type Counts struct {
 // meta is the part of a partition's state that belongs to no entity.
 type meta struct {
 	clocks
-	Highest map[string]record.Position `json:"highest,omitempty"` // by source log/partition
-	Imports map[string]*ImportCount    `json:"imports,omitempty"` // by shop/import
-	Counts  Counts                     `json:"counts"`
-	Hours   []int64                    `json:"hours,omitempty"` // append-time hours with dedupe ids
-	Passed  Instant                    `json:"passed,omitempty"`
+	Highest map[string]*record.Position `json:"highest,omitempty"` // by source log/partition
+	Imports map[string]*ImportCount     `json:"imports,omitempty"` // by shop/import
+	Counts  Counts                      `json:"counts"`
+	Hours   []int64                     `json:"hours,omitempty"` // append-time hours with dedupe ids
+	Passed  Instant                     `json:"passed,omitempty"`
 	// IncompleteSince is the offset at which a gap of the log was stepped over.
 	IncompleteSince []int64 `json:"incomplete_since,omitempty"`
 }
@@ -126,6 +141,8 @@ const MetaKey = ""
 
 // entity is one entity in the owner's memory.
 type entity[S any] struct {
+	name  string // in the store
+	key   Key
 	state S
 	wake  Instant // 0: none
 	last  Instant // last effective time stamped
@@ -171,8 +188,9 @@ type Partition[S any] struct {
 	facts    map[string]*factQueue  // by shop, by effective time
 	offsets  offsetQueue
 	sources  map[string]*source // by log/partition, as positions name them
+	source   *source            // the one that was asked for last
 	names    map[string]string  // types, without an allocation for each record
-	scratch  []byte             // of marshal
+	largest  int                // bytes of an entity so far
 	// The import that was asked for last.
 	lastImport struct {
 		shop, id string
@@ -190,7 +208,10 @@ type Partition[S any] struct {
 
 	// The batch in hand.
 	eff     Effects
-	dirty   []string
+	head    header[S]
+	foreign Foreign
+	dirty   []*entity[S]   // in the order of their first change
+	last    *record.Record // done, but not in anchor yet
 	newSeen map[int64][]byte
 	oldSeen []int64
 	anchor  string
@@ -212,18 +233,20 @@ func NewPartition[S any](cfg Config, fold Fold[S], codec Codec[S]) *Partition[S]
 func (p *Partition[S]) reset() {
 	p.meta = meta{}
 	p.meta.init()
-	p.meta.sources, p.meta.own, p.meta.single = p.cfg.Sources, p.cfg.Partition, p.cfg.Client
-	p.meta.Highest = map[string]record.Position{}
+	p.meta.sources, p.meta.own, p.meta.single = p.cfg.Sources, p.cfg.Partition, p.cfg.Client || p.cfg.Foreign != nil
+	p.meta.Highest = map[string]*record.Position{}
 	p.meta.Imports = map[string]*ImportCount{}
 	p.entities = map[string]*entity[S]{}
 	p.alarms = map[string]*alarmQueue{}
 	p.facts = map[string]*factQueue{}
 	p.offsets = offsetQueue{}
-	p.sources, p.lastImport.count = map[string]*source{}, nil
+	p.sources, p.source, p.lastImport.count = map[string]*source{}, nil, nil
 	p.reading = map[string]bool{}
 	p.seen = map[int64]map[uint64]struct{}{}
 	p.waits, p.next, p.keyDone, p.ordinal, p.settling = 0, 0, "", 0, nil
-	p.eff, p.values, p.dirty, p.newSeen, p.oldSeen, p.anchor = Effects{}, arena{}, nil, map[int64][]byte{}, nil, ""
+	p.eff, p.values, p.dirty, p.newSeen, p.oldSeen = Effects{}, arena{}, nil, map[int64][]byte{}, nil
+	p.eff.foreign = p.cfg.Foreign != nil
+	p.anchor, p.last, p.head = "", nil, header[S]{}
 }
 
 func (p *Partition[S]) index(key string, wake Instant) {
@@ -254,11 +277,25 @@ type source struct {
 	name      string // log/partition
 	log       string
 	partition int32
+	highest   *record.Position // known; nil: none
+}
+
+// note keeps the position of a record that is known from now on.
+func (p *Partition[S]) note(s *source, at record.Position) {
+	if s.highest == nil {
+		s.highest = new(record.Position)
+		p.meta.Highest[s.name] = s.highest
+	}
+	*s.highest = at
 }
 
 // sourceOf is the source that a position's first half names.
 func (p *Partition[S]) sourceOf(name []byte) (*source, error) {
+	if s := p.source; s != nil && s.name == string(name) {
+		return s, nil
+	}
 	if s := p.sources[string(name)]; s != nil {
+		p.source = s
 		return s, nil
 	}
 	pos, err := record.ParsePosition(string(name) + "/0/0")
@@ -269,15 +306,17 @@ func (p *Partition[S]) sourceOf(name []byte) (*source, error) {
 		clear(p.sources)
 	}
 	s := &source{name: string(name), log: pos.Log, partition: pos.Partition}
-	p.sources[s.name] = s
+	s.highest = p.meta.Highest[s.name]
+	p.sources[s.name], p.source = s, s
 	return s, nil
 }
 
 // header is a record's envelope.
-type header struct {
+type header[S any] struct {
 	fact      Fact
 	key       Key
-	name      string // the key as it stands in the record
+	name      string     // the key as it stands in the record
+	ent       *entity[S] // called name; nil where there is none yet
 	effective Instant
 	source    *source // of a derived record
 	position  record.Position
@@ -286,9 +325,15 @@ type header struct {
 	err       error
 }
 
-// head reads a record's headers.
-func (p *Partition[S]) head(r *record.Record) header {
-	h := header{fact: Fact{Value: r.Value, Offset: r.Offset}}
+// readHead reads a record's headers. What it returns is good until the next
+// call.
+func (p *Partition[S]) readHead(r *record.Record) *header[S] {
+	h := &p.head
+	*h = header[S]{fact: Fact{Value: r.Value, Offset: r.Offset}}
+	if p.cfg.Foreign != nil {
+		p.readForeign(r, h)
+		return h
+	}
 	var position, effective []byte
 	for i := range r.Headers {
 		v := r.Headers[i].Value
@@ -325,16 +370,9 @@ func (p *Partition[S]) head(r *record.Record) header {
 		h.position = record.Position{Log: h.source.log, Partition: h.source.partition, Offset: offset, Ordinal: ordinal}
 		h.derived = true
 	}
-	if h.control {
+	if h.control || !p.identify(h, r.Key) {
 		return h
 	}
-	h.name = string(r.Key)
-	key, ok := splitKey(h.name)
-	if !ok {
-		h.err = fmt.Errorf("key %q: want shop/id", r.Key)
-		return h
-	}
-	h.key, h.fact.Key, h.fact.Shop = key, key.ID, key.Shop
 	if h.fact.Type == "" {
 		h.err = errors.New("no ce_type header")
 		return h
@@ -350,6 +388,34 @@ func (p *Partition[S]) head(r *record.Record) header {
 	return h
 }
 
+// readForeign asks the processor what a record means that somebody else wrote.
+func (p *Partition[S]) readForeign(r *record.Record, h *header[S]) {
+	f := &p.foreign
+	*f = Foreign{Name: f.Name[:0]}
+	if len(p.cfg.Types) > 0 {
+		f.Type = p.cfg.Types[0]
+	}
+	if h.err = p.cfg.Foreign(r, f); h.err == nil && p.identify(h, f.Name) {
+		h.fact.ID, h.fact.Type, h.fact.EventTime = f.ID, f.Type, f.EventTime
+	}
+}
+
+// identify finds whom a record is about.
+func (p *Partition[S]) identify(h *header[S], name []byte) bool {
+	if h.ent = p.entities[string(name)]; h.ent != nil {
+		h.name, h.key = h.ent.name, h.ent.key
+	} else {
+		var ok bool
+		h.name = string(name)
+		if h.key, ok = splitKey(h.name); !ok {
+			h.err = fmt.Errorf("key %q: want shop/id", name)
+			return false
+		}
+	}
+	h.fact.Key, h.fact.Shop = h.key.ID, h.key.Shop
+	return true
+}
+
 // Fold folds records in order until all are folded or the batch is full. What
 // it returns as rest has to be given again, after the batch is in the store.
 func (p *Partition[S]) Fold(recs []record.Record) (Batch, []record.Record, error) {
@@ -362,7 +428,7 @@ func (p *Partition[S]) Fold(recs []record.Record) (Batch, []record.Record, error
 		if !done {
 			return p.batch(i), recs[i:], nil
 		}
-		p.next, p.anchor, p.keyDone, p.ordinal = r.Offset+1, Anchor(r), "", 0
+		p.next, p.last, p.keyDone, p.ordinal = r.Offset+1, r, "", 0
 		if len(p.dirty) >= p.cfg.MaxDirty || len(p.eff.outs) >= p.cfg.MaxOuts {
 			return p.batch(i + 1), recs[i+1:], nil
 		}
@@ -391,30 +457,33 @@ func (p *Partition[S]) one(r *record.Record) bool {
 		// The record's advance is under way: it was judged when it came.
 		return p.settle(r)
 	}
-	h := p.head(r)
+	h := p.readHead(r)
 	if h.err != nil {
 		p.dead(r, h.err)
 		return true
 	}
 	if h.derived {
-		last, ok := p.meta.Highest[h.source.name]
-		if ok && !h.position.After(last) {
+		if last := h.source.highest; last != nil && !h.position.After(*last) {
 			p.meta.Counts.Duplicates++
 			return true
 		}
 		if !h.control { // a control record's is noted with its last part
-			p.meta.Highest[h.source.name] = h.position
+			p.note(h.source, h.position)
 		}
 	}
 	if h.control {
 		return p.control(r, h)
 	}
-	if !p.wants(&h) {
+	if !p.wants(h) {
 		p.meta.Counts.Unknown++
 		return true
 	}
 	if p.cfg.Client {
 		p.client(r, h)
+		return true
+	}
+	if p.cfg.Foreign != nil {
+		p.stamp(r, h, FromMillis(h.fact.EventTime))
 		return true
 	}
 	if p.cfg.Order == InTimeOrder {
@@ -434,12 +503,12 @@ func (p *Partition[S]) one(r *record.Record) bool {
 }
 
 // wants tells whether a fact is folded at all.
-func (p *Partition[S]) wants(h *header) bool {
+func (p *Partition[S]) wants(h *header[S]) bool {
 	return p.types[h.fact.Type] && (p.cfg.Wants == nil || p.cfg.Wants(h.fact))
 }
 
 // client judges and folds a client record.
-func (p *Partition[S]) client(r *record.Record, h header) {
+func (p *Partition[S]) client(r *record.Record, h *header[S]) {
 	e, err := readEnvelope(r.Value)
 	if err != nil {
 		p.dead(r, fmt.Errorf("decode event: %w", err))
@@ -449,6 +518,7 @@ func (p *Partition[S]) client(r *record.Record, h header) {
 		p.dead(r, fmt.Errorf("event of shop %q under a key of shop %q", e.shop, h.key.Shop))
 		return
 	}
+	h.fact.ID, h.fact.EventTime, h.fact.Historical = e.messageID, e.eventTime, e.imported
 	if e.imported {
 		count := p.count(e.shop, e.importID)
 		if e.sequence <= count.Sequence {
@@ -458,7 +528,7 @@ func (p *Partition[S]) client(r *record.Record, h header) {
 		}
 		count.Sequence = e.sequence
 		before := p.meta.Counts.Dead
-		p.stamp(r, h, &e)
+		p.stamp(r, h, max(FromMillis(e.eventTime), Instant(e.notBefore)))
 		if p.meta.Counts.Dead > before {
 			count.Dead++
 			count.DeadLines += e.lines
@@ -472,7 +542,7 @@ func (p *Partition[S]) client(r *record.Record, h header) {
 		p.meta.Counts.Duplicates++
 		return
 	}
-	p.stamp(r, h, &e)
+	p.stamp(r, h, FromMillis(e.eventTime))
 }
 
 // count is the tally of an import.
@@ -526,76 +596,76 @@ func (p *Partition[S]) fresh(appended int64, key, sender, id string) bool {
 	return true
 }
 
-// stamp gives a client record its effective time and folds it.
-func (p *Partition[S]) stamp(r *record.Record, h header, e *envelope) {
-	shop := p.meta.shop(h.key.Shop)
-	h.fact.ID = e.messageID
-	h.fact.EventTime = e.eventTime
-	h.fact.Historical = e.imported
-	now := max(FromMillis(e.eventTime), shop.Clock)
-	if e.imported {
-		now = max(now, Instant(e.notBefore))
-	}
-	if ent := p.entities[h.name]; ent != nil {
-		now = max(now, ent.last+1)
+// stamp gives a client record its effective time, earliest or later, and folds
+// it.
+func (p *Partition[S]) stamp(r *record.Record, h *header[S], earliest Instant) {
+	now := max(earliest, p.meta.shop(h.key.Shop).Clock)
+	if h.ent != nil {
+		now = max(now, h.ent.last+1)
 	}
 	p.arrive(h, now, r)
-	if ent := p.entities[h.name]; ent != nil && ent.last != now {
+	// The fold may have dropped the entity.
+	if ent := h.ent; !ent.gone && ent.last != now {
 		ent.last = now
-		p.touch(h.name, ent)
+		p.touch(ent)
 	}
 }
 
 // arrive folds a record that counts now, behind what fell due before.
-func (p *Partition[S]) arrive(h header, now Instant, r *record.Record) {
+func (p *Partition[S]) arrive(h *header[S], now Instant, r *record.Record) {
 	p.meta.shop(h.key.Shop)
-	ent := p.entity(h.name)
-	p.wakeUntil(h.name, h.key, ent, now)
-	if err := p.record(h.name, h.key, ent, h.fact, now); err != nil {
+	if h.ent == nil {
+		h.ent = p.entity(h.name, h.key)
+	}
+	p.wakeUntil(h.ent, now)
+	if h.ent.gone { // dropped by a wake-up: this is a new life
+		h.ent = p.entity(h.name, h.key)
+	}
+	if err := p.record(h.ent, &h.fact, now); err != nil {
 		p.dead(r, err)
 	}
 }
 
 // entity returns an entity, made on first sight.
-func (p *Partition[S]) entity(name string) *entity[S] {
+func (p *Partition[S]) entity(name string, key Key) *entity[S] {
 	ent := p.entities[name]
 	if ent == nil {
-		ent = &entity[S]{}
+		ent = &entity[S]{name: name, key: key}
 		p.entities[name] = ent
 	}
 	return ent
 }
 
 // touch notes that an entity has to be written.
-func (p *Partition[S]) touch(name string, ent *entity[S]) {
+func (p *Partition[S]) touch(ent *entity[S]) {
 	if !ent.dirty {
 		ent.dirty = true
-		p.dirty = append(p.dirty, name)
+		p.dirty = append(p.dirty, ent)
 	}
 }
 
 // record folds one fact.
-func (p *Partition[S]) record(name string, key Key, ent *entity[S], f Fact, now Instant) error {
+func (p *Partition[S]) record(ent *entity[S], f *Fact, now Instant) error {
 	e := &p.eff
-	e.key, e.cause, e.now, e.eventTime = key, f.ID, now, f.EventTime
+	e.key, e.cause, e.now, e.eventTime = ent.key, f.ID, now, f.EventTime
 	e.historical, e.trace, e.kinds = f.Historical, f.Trace, e.kinds[:0]
-	e.unobserved = p.meta.unobserved(p.meta.shop(key.Shop))
+	e.unobserved = p.meta.unobserved(p.meta.shop(ent.key.Shop))
 	e.wake, e.wakeSet, e.drop = 0, false, false
 	outs, ordinal := len(e.outs), e.source.Ordinal
 	if err := p.foldRecord(&ent.state, f, now); err != nil {
 		e.outs, e.source.Ordinal = e.outs[:outs], ordinal
-		p.touch(name, ent)
+		p.touch(ent)
 		return err
 	}
 	p.meta.Counts.Folded++
-	p.after(name, ent, now)
+	p.after(ent, now)
 	return nil
 }
 
 // foldRecord and foldWake run the fold; a panic is an error.
-func (p *Partition[S]) foldRecord(state *S, f Fact, now Instant) (err error) {
+func (p *Partition[S]) foldRecord(state *S, f *Fact, now Instant) (err error) {
 	defer panicked(&err)
-	return p.fold.Record(state, f, now, &p.eff)
+	return p.fold.Record(state, *f, now, &p.eff)
 }
 
 func (p *Partition[S]) foldWake(state *S, key Key, now Instant) (err error) {
@@ -611,12 +681,12 @@ func panicked(err *error) {
 }
 
 // after takes over what a fold asked for.
-func (p *Partition[S]) after(name string, ent *entity[S], earliest Instant) {
+func (p *Partition[S]) after(ent *entity[S], earliest Instant) {
 	e := &p.eff
-	p.touch(name, ent)
+	p.touch(ent)
 	if e.drop {
 		ent.gone = true
-		delete(p.entities, name)
+		delete(p.entities, ent.name)
 		return
 	}
 	if e.wakeSet {
@@ -626,31 +696,31 @@ func (p *Partition[S]) after(name string, ent *entity[S], earliest Instant) {
 		}
 		if wake != ent.wake {
 			ent.wake = wake
-			p.index(name, wake)
+			p.index(ent.name, wake)
 		}
 	}
 }
 
 // wakeUntil wakes an entity for all that is due strictly before limit.
-func (p *Partition[S]) wakeUntil(name string, key Key, ent *entity[S], limit Instant) {
+func (p *Partition[S]) wakeUntil(ent *entity[S], limit Instant) {
 	for ent.wake != 0 && !ent.gone {
-		unobserved := p.meta.unobserved(p.meta.shop(key.Shop))
+		unobserved := p.meta.unobserved(p.meta.shop(ent.key.Shop))
 		due := observed(ent.wake, unobserved)
 		if due >= limit {
 			if due != ent.wake {
 				ent.wake = due
-				p.touch(name, ent)
-				p.index(name, due)
+				p.touch(ent)
+				p.index(ent.name, due)
 			}
 			return
 		}
 		e := &p.eff
-		e.key, e.cause, e.now, e.eventTime = key, name+"@"+strconv.FormatInt(int64(due), 10), due, due.Millis()
-		e.historical = p.meta.shop(key.Shop).mode() != ModeLive
+		e.key, e.cause, e.now, e.eventTime = ent.key, ent.name+"@"+strconv.FormatInt(int64(due), 10), due, due.Millis()
+		e.historical = p.meta.shop(ent.key.Shop).mode() != ModeLive
 		e.trace, e.kinds, e.unobserved = "", e.kinds[:0], unobserved
 		e.wake, e.wakeSet, e.drop = 0, true, false
 		outs, ordinal := len(e.outs), e.source.Ordinal
-		if err := p.foldWake(&ent.state, key, due); err != nil {
+		if err := p.foldWake(&ent.state, ent.key, due); err != nil {
 			// A wake-up has no record to put aside: the entity sleeps, counted.
 			e.outs, e.source.Ordinal = e.outs[:outs], ordinal
 			e.wake, e.wakeSet = 0, true
@@ -658,12 +728,12 @@ func (p *Partition[S]) wakeUntil(name string, key Key, ent *entity[S], limit Ins
 		}
 		p.meta.Counts.Woken++
 		ent.wake = 0
-		p.after(name, ent, due+1)
+		p.after(ent, due+1)
 	}
 }
 
 // wait holds a fact back.
-func (p *Partition[S]) wait(h header, position string) {
+func (p *Partition[S]) wait(h *header[S], position string) {
 	h.fact.Value = append([]byte(nil), h.fact.Value...)
 	w := &waiting{fact: h.fact, key: h.key, effective: h.effective, position: position}
 	q := p.facts[h.key.Shop]

@@ -32,6 +32,9 @@ type PartitionStatus struct {
 
 // Restore takes over what the store holds, in place of all in memory.
 func (p *Partition[S]) Restore(s State, f Fence) error {
+	if p.cfg.Foreign != nil && (p.cfg.Order != OnArrival || p.cfg.Client) {
+		return errors.New("a topic that others write has no clock: its records are folded on arrival")
+	}
 	p.reset()
 	p.next, p.anchor, p.keyDone, p.ordinal = f.Next, f.Anchor, f.KeyDone, f.Ordinal
 	for _, e := range s.Entities {
@@ -42,7 +45,8 @@ func (p *Partition[S]) Restore(s State, f Fence) error {
 			p.meta.init()
 			continue
 		}
-		ent := &entity[S]{}
+		ent := &entity[S]{name: e.Key}
+		ent.key, _ = splitKey(e.Key)
 		if err := p.unmarshal(e.Value, ent); err != nil {
 			return fmt.Errorf("read entity %q: %w", e.Key, err)
 		}
@@ -98,15 +102,15 @@ func StateOf(data []byte) ([]byte, error) {
 }
 
 func (p *Partition[S]) marshal(e *entity[S]) []byte {
-	b := append(p.scratch[:0], entityVersion)
-	b = binary.AppendVarint(b, int64(e.wake))
-	b = binary.AppendVarint(b, int64(e.last))
-	b = p.codec.Append(b, &e.state)
-	p.scratch = b
-	p.values.room(len(b))
-	from := len(p.values.free)
-	p.values.free = append(p.values.free, b...)
-	return p.values.cut(from)
+	a := &p.values
+	a.room(p.largest)
+	from := len(a.free)
+	a.free = append(a.free, entityVersion)
+	a.free = binary.AppendVarint(a.free, int64(e.wake))
+	a.free = binary.AppendVarint(a.free, int64(e.last))
+	a.free = p.codec.Append(a.free, &e.state)
+	p.largest = max(p.largest, len(a.free)-from)
+	return a.cut(from)
 }
 
 // Reread takes records of [low, next) again: what still waits, waits again.
@@ -116,8 +120,8 @@ func (p *Partition[S]) Reread(recs []record.Record) error {
 		if r.Offset >= p.next {
 			return nil
 		}
-		head := p.head(r)
-		if head.err != nil || head.control || !p.wants(&head) {
+		head := p.readHead(r)
+		if head.err != nil || head.control || !p.wants(head) {
 			continue
 		}
 		shop := p.meta.Shops[head.key.Shop]
@@ -143,21 +147,24 @@ func (p *Partition[S]) Gap(offset int64) {
 
 // batch closes the batch in hand.
 func (p *Partition[S]) batch(records int) Batch {
+	if p.last != nil {
+		p.anchor, p.last = Anchor(p.last), nil
+	}
 	b := Batch{Next: p.next, Low: p.low(), Anchor: p.anchor, KeyDone: p.keyDone, Ordinal: p.ordinal, Records: records}
 	if p.settling == nil {
 		b.KeyDone, b.Ordinal = "", 0
 	}
-	sort.Strings(p.dirty)
 	b.Write.Entities = make([]Entity, 0, len(p.dirty)+1)
-	for _, name := range p.dirty {
-		ent := p.entities[name]
-		var value []byte
-		if ent != nil {
-			value = p.marshal(ent)
-			ent.dirty = false
+	for _, ent := range p.dirty {
+		ent.dirty = false
+		switch {
+		case !ent.gone:
+			b.Write.Entities = append(b.Write.Entities, Entity{Key: ent.name, Value: p.marshal(ent)})
+		case p.entities[ent.name] == nil: // nor is there a later one of that name
+			b.Write.Entities = append(b.Write.Entities, Entity{Key: ent.name})
 		}
-		b.Write.Entities = append(b.Write.Entities, Entity{Key: name, Value: value})
 	}
+	clear(p.dirty)
 	p.meta.Counts.Published += int64(len(p.eff.outs))
 	b.Outs, b.Offsets = make([]record.Out, len(p.eff.outs)), make([]int64, len(p.eff.outs))
 	for i := range p.eff.outs {
@@ -172,7 +179,7 @@ func (p *Partition[S]) batch(records int) Batch {
 	for _, hour := range p.oldSeen {
 		b.Write.Logs = append(b.Write.Logs, LogAppend{Name: strconv.FormatInt(hour, 10)})
 	}
-	p.dirty, p.eff.outs, p.newSeen, p.oldSeen = nil, nil, map[int64][]byte{}, nil
+	p.dirty, p.eff.outs, p.newSeen, p.oldSeen = p.dirty[:0], nil, map[int64][]byte{}, nil
 	return b
 }
 

@@ -49,7 +49,7 @@ func (m *meta) times() times {
 }
 
 // control folds a tick or a mark: time moves.
-func (p *Partition[S]) control(r *record.Record, h header) bool {
+func (p *Partition[S]) control(r *record.Record, h *header[S]) bool {
 	before := p.meta.times()
 	shops, err := p.advance(r, h)
 	if err != nil {
@@ -66,15 +66,15 @@ func (p *Partition[S]) control(r *record.Record, h header) bool {
 }
 
 // noted keeps a control record's position, with its last part.
-func (p *Partition[S]) noted(h header) {
+func (p *Partition[S]) noted(h *header[S]) {
 	if h.derived {
-		p.meta.Highest[h.source.name] = h.position
+		p.note(h.source, h.position)
 	}
 }
 
 // advance returns the shops whose clock a control record moves, with their
 // new clock; nil where it says nothing new.
-func (p *Partition[S]) advance(r *record.Record, h header) (map[string]Instant, error) {
+func (p *Partition[S]) advance(r *record.Record, h *header[S]) (map[string]Instant, error) {
 	p.meta.cached = nil // what was not observed may be more, or concern more
 	source := p.cfg.Partition
 	if h.derived {
@@ -218,7 +218,7 @@ func (p *Partition[S]) settle(r *record.Record) bool {
 	for shop, upto := range s.upto {
 		p.meta.Shops[shop].Clock = upto
 	}
-	h := p.head(r)
+	h := p.readHead(r)
 	p.noted(h)
 	p.passOn(r, h)
 	return true
@@ -228,20 +228,19 @@ func (p *Partition[S]) settle(r *record.Record) bool {
 func (p *Partition[S]) live(name string, key Key, facts []*waiting, upto Instant) {
 	sort.SliceStable(facts, func(i, j int) bool { return facts[i].before(facts[j]) })
 	for _, w := range facts {
-		ent := p.entity(name)
-		p.wakeUntil(name, key, ent, w.effective)
-		ent = p.entity(name)
-		if err := p.record(name, key, ent, w.fact, w.effective); err != nil {
+		p.wakeUntil(p.entity(name, key), w.effective)
+		// A wake-up may have dropped it: then this is a new life.
+		if err := p.record(p.entity(name, key), &w.fact, w.effective); err != nil {
 			p.deadFact(w, err)
 		}
 	}
 	if ent := p.entities[name]; ent != nil {
-		p.wakeUntil(name, key, ent, upto)
+		p.wakeUntil(ent, upto)
 	}
 }
 
 // passOn appends a control record to every partition of the topics behind.
-func (p *Partition[S]) passOn(r *record.Record, h header) {
+func (p *Partition[S]) passOn(r *record.Record, h *header[S]) {
 	if len(p.cfg.PassTo) == 0 {
 		return
 	}
