@@ -64,6 +64,33 @@ test-race: ## Run all tests with the race detector, or fail
 test-real: ## Run the shared suites on a real Apache Kafka and Redis, which it starts and stops
 	scripts/test-real
 
+# Faults by turns with the seed, which is another one with every commit: all kinds
+# come round. SYSTEMS, SEED, FAULTS, EVENTS, RATE may be given.
+SEED      ?= $(shell git rev-list --count HEAD 2>/dev/null || echo 1)
+SYSTEMS   ?= embedded real
+FAULTS    ?= 60
+EVENTS    ?= 0
+RATE      ?= 3000
+DURATION  ?= 0s
+chaos = @mkdir -p $(BIN)/chaos; for system in $(1); do ( set -x; \
+	go test -count=1 -timeout $(2) -v -run $(3) ./services/internal/chaos -chaos.system $$system -chaos.seed $(SEED) \
+		-chaos.faults $(FAULTS) -chaos.events $(EVENTS) -chaos.duration $(DURATION) -chaos.rate $(RATE) -chaos.out $(BIN)/chaos ); done
+
+.PHONY: chaos
+chaos: ## Break processes, broker and store 60 times, embedded and real, and count what was lost
+	$(call chaos,$(SYSTEMS),20m,'^TestChaos$$')
+
+.PHONY: chaos-full
+chaos-full: FAULTS = 300
+chaos-full: EVENTS = 2500000
+chaos-full: ## The same with 300 faults of all kinds on each, and at least 5 million events in all
+	$(call chaos,$(SYSTEMS),4h,'^TestChaos$$')
+
+.PHONY: chaos-soak
+chaos-soak: DURATION = 1h
+chaos-soak: ## The same for DURATION (1h) on each
+	$(call chaos,$(SYSTEMS),24h,'^TestChaos$$')
+
 .PHONY: fuzz
 fuzz: ## Fuzz every target for FUZZTIME (10s)
 	scripts/fuzz $(FUZZTIME) $(PACKAGES)

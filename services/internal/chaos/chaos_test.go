@@ -41,6 +41,9 @@ func TestMain(m *testing.M) {
 	if *flagSystem != "" {
 		binaries, remove, err = lab.Build("github.com/sillage-io/sillage/services/cmd/...")
 	}
+	if err == nil && *flagSystem != "" {
+		err = lab.BuildTest(filepath.Join(binaries, "plain.test"), "github.com/sillage-io/sillage/libs/stream/broker")
+	}
 	if err == nil {
 		code = m.Run()
 	} else {
@@ -141,6 +144,7 @@ func (r *rig) break_(all []kind) *ledger {
 		t.Fatalf("before any fault: %v", err)
 	}
 	led.begin = r.burden()
+	beside := r.startPlain()
 	p := &poison{}
 	var bag []kind
 	for n := 0; n < *flagFaults || sent.acked.Load() < *flagEvents || time.Since(led.began) < *flagDuration; n++ {
@@ -167,12 +171,14 @@ func (r *rig) break_(all []kind) *ledger {
 			t.Fatalf("fault %d, %s: %v; halted: %v", n, k.name, err, r.halts())
 		}
 		led.fault(k.name, lasted, took)
+		r.rewound(led)
 		t.Logf("%4d %-45s lasted %6d ms, recovered in %5d ms, %d events acknowledged", n+1, k.name, lasted.Milliseconds(), took.Milliseconds(), sent.acked.Load())
 	}
 	if err := r.supervise(); err != nil {
 		t.Fatal(err)
 	}
 	sent.finish()
+	led.Plain = beside.finish()
 	summary := <-imported
 	if err := r.settle(t.Context(), settleWithin); err != nil {
 		t.Fatalf("all is healed, and it does not come to rest: %v; halted: %v", err, r.halts())

@@ -100,7 +100,9 @@ func kinds() []kind {
 		}},
 		// The way to the collector.
 		{"client: connections reset", 0, func(f *fault) { f.resets(f.front) }},
-		{"client: slow connections", 0, func(f *fault) { f.trouble(f.front, lab.Trouble{Delay: f.between(20*time.Millisecond, 300*time.Millisecond)}, time.Second, 3*time.Second) }},
+		{"client: slow connections", 0, func(f *fault) {
+			f.trouble(f.front, lab.Trouble{Delay: f.between(20*time.Millisecond, 300*time.Millisecond)}, time.Second, 3*time.Second)
+		}},
 		{"client: answers eaten", 0, func(f *fault) { f.trouble(f.front, lab.Trouble{Eat: true}, 300*time.Millisecond, time.Second) }},
 		{"client: requests cut", 0, func(f *fault) { f.trouble(f.front, lab.Trouble{Cut: true}, 300*time.Millisecond, time.Second) }},
 		{"client: requests arrive late", 0, func(f *fault) {
@@ -136,8 +138,12 @@ func kinds() []kind {
 		{"broker: slow connections", ownBroker, func(f *fault) {
 			f.trouble(f.toBroker[f.node()], lab.Trouble{Delay: f.between(20*time.Millisecond, 200*time.Millisecond)}, time.Second, 4*time.Second)
 		}},
-		{"broker: answers eaten", ownBroker, func(f *fault) { f.trouble(f.toBroker[f.node()], lab.Trouble{Eat: true}, 300*time.Millisecond, 2*time.Second) }},
-		{"broker: requests cut", ownBroker, func(f *fault) { f.trouble(f.toBroker[f.node()], lab.Trouble{Cut: true}, 300*time.Millisecond, 2*time.Second) }},
+		{"broker: answers eaten", ownBroker, func(f *fault) {
+			f.trouble(f.toBroker[f.node()], lab.Trouble{Eat: true}, 300*time.Millisecond, 2*time.Second)
+		}},
+		{"broker: requests cut", ownBroker, func(f *fault) {
+			f.trouble(f.toBroker[f.node()], lab.Trouble{Cut: true}, 300*time.Millisecond, 2*time.Second)
+		}},
 		{"broker: requests arrive late", ownBroker, func(f *fault) {
 			f.trouble(f.toBroker[f.node()], lab.Trouble{Late: f.between(100*time.Millisecond, time.Second)}, 300*time.Millisecond, 2*time.Second)
 		}},
@@ -389,7 +395,7 @@ func (p *poison) records(f *fault) {
 		{Topic: topics.Events, Partition: 0, Value: nil, Headers: event},
 		{Topic: topics.Events, Partition: 1, Value: []byte("\x00"), Headers: []record.Header{header(record.HeaderType, step.TypeTick)}},
 		{Topic: topics.Activity, Partition: record.ByKey, Key: []byte("shop-0/a:1"), Value: []byte("x"), Headers: []record.Header{header(record.HeaderType, topics.TypeActivity)}},
-		{Topic: topics.Supply, Partition: record.ByKey, Key: []byte("shop-0/p:1"), Value: []byte("x"), Headers: []record.Header{header(record.HeaderType, topics.TypeSupply), header(record.HeaderPosition, "no/position")}},
+		{Topic: topics.Supply, Partition: record.ByKey, Key: []byte("shop-0/p:1"), Value: []byte("x"), Headers: []record.Header{header(record.HeaderType, topics.TypeSupply)}},
 	}
 	unknown := []record.Out{
 		{Topic: topics.Events, Partition: record.ByKey, Key: []byte("shop-0/a:1"), Value: []byte("x")},

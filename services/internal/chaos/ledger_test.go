@@ -37,42 +37,45 @@ type effect struct {
 
 // ledger is what a run has found.
 type ledger struct {
-	System       string           `json:"system"`
-	Versions     string           `json:"versions"`
-	Seed         uint64           `json:"seed"`
-	Passed       bool             `json:"passed"`
-	Seconds      float64          `json:"seconds"`
-	Faults       int              `json:"faults"`
-	Kinds        []*tally         `json:"kinds"`
-	Acknowledged int64            `json:"events_acknowledged"`
-	Lost         int64            `json:"events_lost"`
-	Records      int64            `json:"events_in_log"` // with those that stand there twice
-	Distinct     int64            `json:"events_distinct"`
-	TwiceInLog   int64            `json:"events_twice_in_log"`
-	Folded       int64            `json:"events_folded"`
-	Duplicates   int64            `json:"duplicates_dropped"`
-	SentAgain    int64            `json:"events_sent_again"`
-	Repeated     int64            `json:"calls_repeated"`
-	Rejected     map[string]int64 `json:"events_rejected"`
-	Refused      map[int]int64    `json:"calls_refused"`
-	Poison       int64            `json:"poison_records"`
-	Dead         int64            `json:"dead"`
-	DeadLetters  int64            `json:"dead_letters"`
-	Effects      []*effect        `json:"effects"`
-	Batches      int64            `json:"idempotent_batches,omitempty"`
-	BatchesTwice int64            `json:"idempotent_batches_twice"`
-	Verified     int              `json:"partitions_verified"`
-	Gaps         int              `json:"gaps"`
-	Exits        int              `json:"processes_that_ended_by_themselves"`
-	Plain        map[string]int64 `json:"plain_producer,omitempty"`
+	System       string             `json:"system"`
+	Versions     string             `json:"versions"`
+	Seed         uint64             `json:"seed"`
+	Passed       bool               `json:"passed"`
+	Seconds      float64            `json:"seconds"`
+	Faults       int                `json:"faults"`
+	Kinds        []*tally           `json:"kinds"`
+	Acknowledged int64              `json:"events_acknowledged"`
+	Lost         int64              `json:"events_lost"`
+	Records      int64              `json:"events_in_log"` // with those that stand there twice
+	Distinct     int64              `json:"events_distinct"`
+	TwiceInLog   int64              `json:"events_twice_in_log"`
+	Folded       int64              `json:"events_folded"`
+	Duplicates   int64              `json:"duplicates_dropped"`
+	SentAgain    int64              `json:"events_sent_again"`
+	Repeated     int64              `json:"calls_repeated"`
+	Rejected     map[string]int64   `json:"events_rejected"`
+	Refused      map[int]int64      `json:"calls_refused"`
+	Poison       int64              `json:"poison_records"`
+	Dead         int64              `json:"dead"`
+	DeadLetters  int64              `json:"dead_letters"`
+	Effects      []*effect          `json:"effects"`
+	Batches      int64              `json:"idempotent_batches,omitempty"`
+	BatchesTwice int64              `json:"idempotent_batches_twice"`
+	Verified     int                `json:"partitions_verified"`
+	Gaps         int                `json:"gaps"`
+	Exits        int                `json:"processes_that_ended_by_themselves"`
+	Plain        map[string]outcome `json:"producers_beside,omitempty"`
+
+	Rewinds int64 `json:"rewinds"`
 
 	began      time.Time
+	rewound    map[string]int64 // counters as last read
 	begin, end map[string]burden
 	imported   map[string]bool
 }
 
 func newLedger(r *rig, seed uint64) *ledger {
-	return &ledger{System: r.name, Versions: versions(r), Seed: seed, began: time.Now(), imported: map[string]bool{}}
+	return &ledger{System: r.name, Versions: versions(r), Seed: seed, began: time.Now(), imported: map[string]bool{}, rewound: map[string]int64{}}
 }
 
 // fault notes a fault; took is below 0 where the next one came before it was
@@ -147,12 +150,15 @@ func (l *ledger) text() string {
 	fmt.Fprintf(&b, "\nevents: %d acknowledged, %d lost; %d different ones in the log (imports too), %d folded\n", l.Acknowledged, l.Lost, l.Distinct, l.Folded)
 	fmt.Fprintf(&b, "repeats: %d calls sent again for want of an answer, %d events on purpose; %d events stand in the log more than once; %d records dropped as known\n", l.Repeated, l.SentAgain, l.TwiceInLog, l.Duplicates)
 	fmt.Fprintf(&b, "wrong on purpose: events rejected %s, calls refused %s, poison records %d, dead letters %d\n", byName(l.Rejected), byNumber(l.Refused), l.Poison, l.DeadLetters)
-	fmt.Fprintf(&b, "partitions equal to the offline fold: %d; gaps %d; processes that ended by themselves %d\n", l.Verified, l.Gaps, l.Exits)
+	fmt.Fprintf(&b, "partitions equal to the offline fold: %d; rewinds %d, gaps %d; processes that ended by themselves %d\n", l.Verified, l.Rewinds, l.Gaps, l.Exits)
 	if l.Batches > 0 {
 		fmt.Fprintf(&b, "batches in the broker's files: %d, of them twice: %d\n", l.Batches, l.BatchesTwice)
 	}
 	if l.Plain != nil {
-		fmt.Fprintf(&b, "beside it, a plain producer with the same retries: %s\n", byName(l.Plain))
+		for _, name := range slices.Sorted(maps.Keys(l.Plain)) {
+			o := l.Plain[name]
+			fmt.Fprintf(&b, "beside it, %s producer: %d records acknowledged, %d lost, %d twice, %d out of order\n", name, o.Acknowledged, o.Lost, o.Twice, o.Disordered)
+		}
 	}
 	fmt.Fprintln(&b)
 	t = tabwriter.NewWriter(&b, 0, 8, 2, ' ', tabwriter.AlignRight)

@@ -77,6 +77,7 @@ func (r *rig) tailOf(ctx context.Context, topic string, partition int32, n int64
 func (r *rig) judge(led *ledger, sent *load, p *poison, summary string) {
 	t := r.t
 	led.end = r.burden()
+	r.rewound(led)
 	led.Acknowledged, led.SentAgain, led.Repeated = sent.acked.Load(), sent.again.Load(), sent.repeated.Load()
 	led.Rejected, led.Refused = sent.rejected, sent.refused
 	for _, w := range sent.unexpected {
@@ -104,6 +105,12 @@ func (r *rig) judge(led *ledger, sent *load, p *poison, summary string) {
 		if err := r.batches(led); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if led.Plain == nil {
+		t.Error("the producers beside have counted nothing")
+	}
+	if ours := led.Plain["idempotent"]; r.has(keepsProducers) && ours.Lost+ours.Twice+ours.Disordered > 0 {
+		t.Errorf("the idempotent producer beside: %+v", ours)
 	}
 	if !reconciled(summary) {
 		t.Errorf("the import does not add up:\n%s", summary)
@@ -142,8 +149,8 @@ func (r *rig) arrivals(led *ledger, sent *load) error {
 			led.Records++
 			return nil
 		}
-		if proto.Unmarshal(rec.Value, &e) != nil || e.MessageId == "" && e.Import == nil {
-			return nil // poison
+		if err := proto.Unmarshal(rec.Value, &e); err != nil || e.MessageId == "" && e.Import == nil {
+			return nil //nolint:nilerr // poison
 		}
 		key := string(rec.Key) + "|" + e.KeyId + "|" + e.MessageId
 		if i := e.Import; i != nil {
@@ -329,7 +336,7 @@ type burden struct {
 
 var (
 	goroutines = regexp.MustCompile(`(?m)^go_goroutines (\S+)`)
-	counter    = regexp.MustCompile(`(?m)^sillage_processor_(rewinds|gaps)\S* (\S+)`)
+	rewinds    = regexp.MustCompile(`(?m)^sillage_processor_rewinds_total(\S*) (\S+)`)
 )
 
 // burden asks all processes.
@@ -349,6 +356,27 @@ func (r *rig) burden() map[string]burden {
 		all[p.Name()] = b
 	}
 	return all
+}
+
+// rewound adds up how often partitions went back to what the store holds. The
+// counters begin anew with a claim, so what is counted is what they grow by.
+func (r *rig) rewound(led *ledger) {
+	for _, p := range r.folding() {
+		text, err := get("http://" + r.admin[p.Name()] + "/metrics")
+		if err != nil {
+			continue // the next one tells
+		}
+		for _, m := range rewinds.FindAllStringSubmatch(text, -1) {
+			n, err := strconv.ParseFloat(m[2], 64)
+			if err != nil {
+				continue
+			}
+			if before := led.rewound[m[1]]; int64(n) > before {
+				led.Rewinds += int64(n) - before
+			}
+			led.rewound[m[1]] = int64(n)
+		}
+	}
 }
 
 func get(url string) (string, error) {

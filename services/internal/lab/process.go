@@ -31,6 +31,16 @@ func Build(packages ...string) (dir string, remove func(), err error) {
 	return dir, remove, nil
 }
 
+// BuildTest builds the tests of a package as a command.
+func BuildTest(name, pkg string) error {
+	build := exec.Command("go", "test", "-c", "-o", name, pkg)
+	build.Stdout, build.Stderr = os.Stderr, os.Stderr
+	if err := build.Run(); err != nil {
+		return fmt.Errorf("build the tests of %s: %w", pkg, err)
+	}
+	return nil
+}
+
 // readyWithin is how long a process may take until it says that it is ready:
 // with other tests beside it on two cores, and a log to fold first.
 const readyWithin = 2 * time.Minute
@@ -49,7 +59,8 @@ type Process struct {
 	log   *os.File
 	cmd   *exec.Cmd
 	ready chan bool
-	done  chan error
+	done  chan struct{} // closed when it has ended
+	err   error
 }
 
 // NewProcess prepares a command of the directory dir. What it says is kept in
@@ -90,7 +101,7 @@ func (p *Process) Launch() {
 	if err := p.cmd.Start(); err != nil {
 		p.t.Fatal(err)
 	}
-	p.done, p.ready = make(chan error, 1), make(chan bool, 1)
+	p.done, p.ready = make(chan struct{}), make(chan bool, 1)
 	cmd, done, ready := p.cmd, p.done, p.ready
 	go func() {
 		lines := bufio.NewScanner(out)
@@ -99,7 +110,8 @@ func (p *Process) Launch() {
 				ready <- true
 			}
 		}
-		done <- cmd.Wait()
+		p.err = cmd.Wait()
+		close(done)
 	}()
 }
 
@@ -108,9 +120,9 @@ func (p *Process) Await() {
 	p.t.Helper()
 	select {
 	case <-p.ready:
-	case err := <-p.done:
+	case <-p.done:
 		p.done = nil
-		p.t.Fatalf("%s ended: %v", p.args[0], err)
+		p.t.Fatalf("%s ended: %v", p.args[0], p.err)
 	case <-time.After(readyWithin):
 		p.t.Fatalf("%s is not ready after %v", p.args[0], readyWithin)
 	}
@@ -160,10 +172,10 @@ func (p *Process) Stop() {
 		p.t.Fatalf("%s cannot be stopped: %v", p.args[0], err)
 	}
 	select {
-	case err := <-p.done:
+	case <-p.done:
 		p.done = nil
-		if err != nil {
-			p.t.Errorf("%s ended with %v", p.args[0], err)
+		if p.err != nil {
+			p.t.Errorf("%s ended with %v", p.args[0], p.err)
 		}
 	case <-time.After(stopWithin):
 		p.t.Errorf("%s has not stopped within %v", p.args[0], stopWithin)
