@@ -26,6 +26,7 @@ var (
 	flagEvents   = flag.Int64("chaos.events", 0, "least number of events to be acknowledged: faults go on until then")
 	flagDuration = flag.Duration("chaos.duration", 0, "least time: faults go on until then")
 	flagRate     = flag.Float64("chaos.rate", 3000, "events a second")
+	flagBatch    = flag.Int("chaos.batch", 100, "events a call")
 	flagSeed     = flag.Uint64("chaos.seed", 1, "seed of load and faults")
 	flagOut      = flag.String("chaos.out", "", "directory of ledger and logs; empty: a temporary one")
 )
@@ -85,8 +86,8 @@ func TestChaos(t *testing.T) {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("seed %d; logs are in %s; once more: go test -count=1 -timeout 2h -v -run TestChaos ./services/internal/chaos -chaos.system %s -chaos.faults %d -chaos.events %d -chaos.rate %g -chaos.seed %d -chaos.kinds %q -chaos.out %s",
-				*flagSeed, logs, *flagSystem, *flagFaults, *flagEvents, *flagRate, *flagSeed, *flagKinds, out)
+			t.Logf("seed %d; logs are in %s; once more: go test -count=1 -timeout 2h -v -run TestChaos ./services/internal/chaos -chaos.system %s -chaos.faults %d -chaos.events %d -chaos.rate %g -chaos.batch %d -chaos.seed %d -chaos.kinds %q -chaos.out %s",
+				*flagSeed, logs, *flagSystem, *flagFaults, *flagEvents, *flagRate, *flagBatch, *flagSeed, *flagKinds, out)
 		}
 	})
 	var r *rig
@@ -134,7 +135,7 @@ func (r *rig) break_(all []kind) *ledger {
 		keys = append(keys, r.key("secret", fmt.Sprintf("shop-%d", i)))
 	}
 	r.start()
-	sent := newLoad("http://"+r.front.Addr, keys, 4, 100, *flagRate, *flagSeed)
+	sent := newLoad("http://"+r.front.Addr, keys, 4, *flagBatch, *flagRate, *flagSeed)
 	sent.start(t.Context())
 	imported := make(chan string, 1)
 	file := lab.History(t, 6000)
@@ -156,6 +157,11 @@ func (r *rig) break_(all []kind) *ledger {
 		bag = bag[1:]
 		f := &fault{rig: r, random: random, load: sent, poison: p}
 		f.wait(leastPause, mostPause)
+		if r.has(replicated) {
+			if err := r.whole(); err != nil {
+				t.Fatalf("before fault %d: %v", n, err)
+			}
+		}
 		made := time.Now()
 		k.does(f)
 		if t.Failed() {

@@ -155,6 +155,52 @@ func kinds() []kind {
 			f.wait(500*time.Millisecond, 3*time.Second)
 			p.Make(lab.Trouble{})
 		}},
+		// Three brokers.
+		{"brokers: leaders move", replicated, func(f *fault) {
+			for range 3 {
+				f.lead(int32(f.node() + 1))
+				f.wait(200*time.Millisecond, time.Second)
+			}
+		}},
+		{"brokers: kill the leader of all", replicated, func(f *fault) {
+			n := f.node()
+			f.lead(int32(n + 1))
+			f.broker.Kill(n)
+			f.wait(0, 3*time.Second)
+			f.broker.Start()
+		}},
+		{"brokers: freeze the leader of all", replicated, func(f *fault) {
+			n := f.node()
+			f.lead(int32(n + 1))
+			f.broker.Freeze(n)
+			f.wait(5*time.Second, 10*time.Second)
+			f.broker.Thaw(n)
+		}},
+		{"brokers: kill the controller", replicated, func(f *fault) {
+			n, err := lab.Controller(f.kafka[0])
+			if err != nil {
+				f.must(err)
+				return
+			}
+			f.broker.Kill(int(n - 1))
+			f.wait(0, 3*time.Second)
+			f.broker.Start()
+		}},
+		{"brokers: too few in sync", replicated, func(f *fault) {
+			n := f.node()
+			f.broker.Freeze(n)
+			f.broker.Freeze((n + 1) % f.broker.Nodes())
+			f.wait(time.Second, 6*time.Second)
+			f.broker.Thaw(n)
+			f.broker.Thaw((n + 1) % f.broker.Nodes())
+		}},
+		{"brokers: rolling restart", replicated, func(f *fault) {
+			for n := range f.broker.Nodes() {
+				f.broker.Terminate(n)
+				f.broker.Start()
+				f.must(f.whole())
+			}
+		}},
 		// The store.
 		{"store: kill", ownStore, func(f *fault) { f.store.Kill(0); f.store.Start() }},
 		{"store: power loss", ownStore, func(f *fault) { f.store.Kill(0); f.must(cutTail(f)); f.store.Start() }},
@@ -202,6 +248,30 @@ func kinds() []kind {
 			f.trouble(f.toStore, lab.Trouble{Late: f.between(50*time.Millisecond, 500*time.Millisecond)}, 300*time.Millisecond, 2*time.Second)
 		}},
 		{"store: blackhole", ownStore, func(f *fault) { f.trouble(f.toStore, lab.Trouble{Hold: true}, time.Second, 8*time.Second) }},
+	}
+}
+
+// lead lets one node lead all partitions of the topics in the middle.
+func (f *fault) lead(node int32) {
+	f.t.Helper()
+	for _, topic := range []string{topics.Events, topics.Activity, topics.Supply} {
+		f.must(lab.PreferLeader(f.kafka[0], topic, partitions, node, int32(f.broker.Nodes())))
+	}
+}
+
+// whole waits until all replicas are in sync: with one more gone, nothing could
+// be acknowledged.
+func (r *rig) whole() error {
+	until := time.Now().Add(recoverWithin)
+	for {
+		s, err := lab.Standing(r.kafka[0])
+		if err == nil && s.Short == 0 && s.Unled == 0 && s.Partitions > 0 {
+			return nil
+		}
+		if time.Now().After(until) {
+			return fmt.Errorf("replicas are not in sync: %+v: %w", s, errOr(err))
+		}
+		time.Sleep(pollEvery)
 	}
 }
 

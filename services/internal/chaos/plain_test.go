@@ -54,10 +54,14 @@ func (r *rig) startPlain() *plain {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { _ = p.cmd.Process.Kill() }) // where the run has failed
+	appending := make(chan struct{})
 	go func() {
 		var found map[string]outcome
 		lines := bufio.NewScanner(io.TeeReader(out, log))
 		for lines.Scan() {
+			if lines.Text() == "appending" {
+				close(appending)
+			}
 			if text, ok := strings.CutPrefix(lines.Text(), "counted "); ok {
 				_ = json.Unmarshal([]byte(text), &found) // nil is what the caller asks for
 			}
@@ -65,6 +69,12 @@ func (r *rig) startPlain() *plain {
 		_ = p.cmd.Wait()
 		p.counted <- found
 	}()
+	select {
+	case <-appending:
+	case found := <-p.counted:
+		p.counted <- found
+		r.t.Errorf("the producers beside have not begun: see %s", log.Name())
+	}
 	return p
 }
 
