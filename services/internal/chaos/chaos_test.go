@@ -28,6 +28,7 @@ var (
 	flagRate     = flag.Float64("chaos.rate", 3000, "events a second")
 	flagBatch    = flag.Int("chaos.batch", 100, "events a call")
 	flagSeed     = flag.Uint64("chaos.seed", 1, "seed of load and faults")
+	flagStore    = flag.String("chaos.store", "redis-server", "command of the store, such as a valkey-server")
 	flagOut      = flag.String("chaos.out", "", "directory of ledger and logs; empty: a temporary one")
 )
 
@@ -40,7 +41,7 @@ func TestMain(m *testing.M) {
 	remove := func() {}
 	var err error
 	if *flagSystem != "" {
-		binaries, remove, err = lab.Build("github.com/sillage-io/sillage/services/cmd/...")
+		binaries, remove, err = lab.Build("github.com/sillage-io/sillage/services/cmd/...", "github.com/sillage-io/sillage/services/internal/chaos/skewed")
 	}
 	if err == nil && *flagSystem != "" {
 		err = lab.BuildTest(filepath.Join(binaries, "plain.test"), "github.com/sillage-io/sillage/libs/stream/broker")
@@ -95,14 +96,23 @@ func TestChaos(t *testing.T) {
 	case "embedded":
 		r = newEmbedded(t, logs)
 	case "real":
-		r = newReal(t, logs, 1)
+		r = newReal(t, logs, 1, clockOf(*flagSeed))
 	case "three":
-		r = newReal(t, logs, 3)
+		r = newReal(t, logs, 3, clockOf(*flagSeed))
 	default:
 		t.Fatalf("-chaos.system %s is none of embedded, real, three", *flagSystem)
 	}
 	l := r.break_(chosen(t, r))
 	l.write(t, filepath.Join(out, name))
+}
+
+// clockOf lets every other seed have a collector whose clock is weeks behind, and
+// jumps.
+func clockOf(seed uint64) capability {
+	if seed%2 == 0 {
+		return skewed
+	}
+	return 0
 }
 
 // chosen are the kinds of faults that a system can have and that were asked for.
@@ -131,6 +141,9 @@ func (r *rig) break_(all []kind) *ledger {
 	led := newLedger(r, *flagSeed)
 	var keys []string
 	r.key("admin", "")
+	if r.has(skewed) {
+		r.setClock(-60 * 24 * time.Hour)
+	}
 	for i := range 3 {
 		keys = append(keys, r.key("secret", fmt.Sprintf("shop-%d", i)))
 	}
@@ -253,7 +266,7 @@ func (r *rig) settle(ctx context.Context, within time.Duration) error {
 func versions(r *rig) string {
 	v := "embedded broker and store"
 	if r.store != nil {
-		out, _ := exec.Command("redis-server", "--version").Output()
+		out, _ := exec.Command(*flagStore, "--version").Output()
 		v = "Apache Kafka 4.3.1, " + strings.TrimSpace(string(out))
 	}
 	return v

@@ -75,6 +75,18 @@ func kinds() []kind {
 			p.Kill()
 			p.Start()
 		}},
+		{"another instance comes and goes", apart, func(f *fault) {
+			p := f.another()
+			p.Start()
+			f.wait(0, 2*time.Second)
+			p.Stop()
+		}},
+		{"another instance comes and is killed", apart, func(f *fault) {
+			p := f.another()
+			p.Start()
+			f.wait(0, 2*time.Second)
+			p.Kill()
+		}},
 		{"stop a service under load", 0, func(f *fault) { p := f.someone(); p.Stop(); p.Start() }},
 		{"stop the collector under load", apart, func(f *fault) { p := f.taking(); p.Stop(); p.Start() }},
 		{"freeze a service", 0, func(f *fault) {
@@ -114,6 +126,10 @@ func kinds() []kind {
 		{"poison records", 0, func(f *fault) { f.poison.records(f) }},
 		{"records twice in the log", 0, func(f *fault) { f.poison.twice(f) }},
 		{"ticks of a wrong clock", 0, func(f *fault) { f.poison.ticks(f) }},
+		{"the collector's clock jumps ahead", skewed, func(f *fault) {
+			f.setClock(min(0, f.wrongBy+f.between(time.Minute, 30*time.Hour))) // never ahead of the broker's
+		}},
+		{"the collector's clock jumps back", skewed, func(f *fault) { f.setClock(f.wrongBy - f.between(time.Minute, 3*time.Hour)) }},
 		// The embedded store: what bases on disk say.
 		{"store: newest bases lost", bases, func(f *fault) { f.offline(loseBases) }},
 		{"store: all bases lost", bases, func(f *fault) { f.offline(func(f *fault) error { return os.RemoveAll(f.bases()) }) }},
@@ -204,8 +220,10 @@ func kinds() []kind {
 		// The store.
 		{"store: kill", ownStore, func(f *fault) { f.store.Kill(0); f.store.Start() }},
 		{"store: power loss", ownStore, func(f *fault) { f.store.Kill(0); f.must(cutTail(f)); f.store.Start() }},
-		{"store: wiped", ownStore, func(f *fault) { f.tell("FLUSHALL") }},
+		{"store: wiped", ownStore, func(f *fault) { f.order("FLUSHALL") }},
 		{"store: older copy restored", ownStore, restoreCopy},
+		{"store: replica promoted, writes lost", ownStore, func(f *fault) { f.failover(false) }},
+		{"store: split brain", ownStore, func(f *fault) { f.failover(true) }},
 		{"store: freeze", ownStore, func(f *fault) {
 			f.store.Freeze(0)
 			f.wait(300*time.Millisecond, 7*time.Second)
@@ -213,30 +231,30 @@ func kinds() []kind {
 		}},
 		{"store: clients killed", ownStore, func(f *fault) {
 			for range 5 {
-				f.tell("CLIENT KILL TYPE normal SKIPME yes")
+				f.order("CLIENT KILL TYPE normal SKIPME yes")
 				f.wait(20*time.Millisecond, 400*time.Millisecond)
 			}
 		}},
 		{"store: writes paused", ownStore, func(f *fault) {
 			d := f.between(300*time.Millisecond, 7*time.Second)
-			f.tell(fmt.Sprintf("CLIENT PAUSE %d WRITE", d.Milliseconds()))
+			f.order(fmt.Sprintf("CLIENT PAUSE %d WRITE", d.Milliseconds()))
 			time.Sleep(d)
 		}},
 		{"store: demoted for a while", ownStore, func(f *fault) {
-			f.tell("REPLICAOF 127.0.0.1 1")
+			f.order("REPLICAOF 127.0.0.1 1")
 			f.wait(300*time.Millisecond, 3*time.Second)
-			f.tell("REPLICAOF NO ONE")
+			f.order("REPLICAOF NO ONE")
 		}},
 		{"store: too few replicas", ownStore, func(f *fault) {
-			f.tell("CONFIG SET min-replicas-to-write 1")
+			f.order("CONFIG SET min-replicas-to-write 2")
 			f.wait(300*time.Millisecond, 3*time.Second)
-			f.tell("CONFIG SET min-replicas-to-write 0")
+			f.order("CONFIG SET min-replicas-to-write 0")
 		}},
 		{"store: credentials expired", ownStore, func(f *fault) {
-			f.tell("ACL SETUSER services resetpass >another")
-			f.tell("CLIENT KILL USER services")
+			f.order("ACL SETUSER services resetpass >another")
+			f.order("CLIENT KILL USER services")
 			f.wait(500*time.Millisecond, 3*time.Second)
-			f.tell("ACL SETUSER services resetpass >" + storePassword)
+			f.order("ACL SETUSER services resetpass >" + storePassword)
 		}},
 		{"store: connections reset", ownStore, func(f *fault) { f.resets(f.toStore) }},
 		{"store: slow connections", ownStore, func(f *fault) {
@@ -297,10 +315,9 @@ func (f *fault) must(err error) {
 	}
 }
 
-func (f *fault) tell(command string) {
+func (f *fault) order(command string) {
 	f.t.Helper()
-	_, err := f.say(command)
-	f.must(err)
+	f.must(f.say(command))
 }
 
 // killMidRequest kills the collector while large calls are under way.
@@ -318,6 +335,42 @@ func killMidRequest(f *fault) {
 	cancel()
 	<-done
 	p.Start()
+}
+
+// another is a second instance of a service.
+func (f *fault) another() *lab.Process {
+	f.t.Helper()
+	p := f.someone()
+	return f.twin(p, p.Name())
+}
+
+// failover promotes the replica, which has not got the last writes. In a split
+// brain the old one takes writes, from whoever is connected to it, until somebody
+// ends it.
+func (f *fault) failover(split bool) {
+	f.t.Helper()
+	if err := f.inSync(); err != nil {
+		f.must(err)
+		return
+	}
+	if _, err := f.rig.tell(f.replica, "REPLICAOF NO ONE"); err != nil {
+		f.must(err)
+		return
+	}
+	if !split {
+		f.wait(50*time.Millisecond, time.Second) // what is written now is lost
+		f.store.Kill(0)
+	}
+	f.toStore.Redirect(f.replica.Addr)
+	f.beside.Redirect(f.replica.Addr)
+	f.beside.Reset()
+	if split {
+		f.wait(300*time.Millisecond, 3*time.Second)
+		f.store.Kill(0)
+	}
+	f.store, f.replica = f.replica, f.store
+	f.replica.Start()
+	f.follow()
 }
 
 func (f *fault) bases() string { return filepath.Join(f.data(), "bases") }

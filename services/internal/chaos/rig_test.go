@@ -44,6 +44,8 @@ const (
 	keepsProducers
 	// replicated: three brokers.
 	replicated
+	// skewed: the collector's clock can be set.
+	skewed
 )
 
 // partitions of the topics in all systems.
@@ -68,6 +70,7 @@ type rig struct {
 	collector string // host:port
 	broker    *lab.Server
 	store     *lab.Server
+	replica   *lab.Server  // of the store
 	front     *lab.Proxy   // between senders and collector
 	toBroker  []*lab.Proxy // between services and each broker
 	toStore   *lab.Proxy   // between services and store
@@ -76,8 +79,9 @@ type rig struct {
 	redis     string
 	client    *broker.Client
 	state     *state.Store
-	backup    string // copy of the store's files, to restore
-	ended     int    // times a process has ended by itself
+	backup    string        // copy of the store's files, to restore
+	wrongBy   time.Duration // the collector's clock
+	ended     int           // times a process has ended by itself
 }
 
 func (r *rig) has(c capability) bool { return r.can&c == c }
@@ -97,10 +101,11 @@ func newEmbedded(t *testing.T, logs string) *rig {
 
 // newReal is each service as a process of its own, on an Apache Kafka of one or
 // more nodes and a Redis that writes what it is told to a file.
-func newReal(t *testing.T, logs string, nodes int) *rig {
+// The collector's clock can be set where it is the skewed one.
+func newReal(t *testing.T, logs string, nodes int, more capability) *rig {
 	t.Helper()
 	r := &rig{
-		t: t, name: "real", can: apart | ownBroker | ownStore | keepsProducers, dir: t.TempDir(), logs: logs, collector: lab.FreePort(t), admin: map[string]string{},
+		t: t, name: "real", can: apart | ownBroker | ownStore | keepsProducers | more, dir: t.TempDir(), logs: logs, collector: lab.FreePort(t), admin: map[string]string{},
 		toStore: lab.NewProxy(t, ""), beside: lab.NewProxy(t, ""),
 	}
 	if nodes > 1 {
@@ -113,9 +118,15 @@ func newReal(t *testing.T, logs string, nodes int) *rig {
 	r.broker = lab.NewKafka(t, filepath.Join(r.dir, "kafka"), nodes, r.toBroker...)
 	r.broker.Start()
 	r.kafka = strings.Split(r.broker.Addr, ",")
-	r.store = lab.NewRedis(t, filepath.Join(r.dir, "redis"), "--appendonly", "yes", "--appendfsync", "everysec",
-		"--user", "services", "on", ">"+storePassword, "~*", "&*", "+@all")
-	r.store.Start()
+	for _, s := range []struct {
+		server **lab.Server
+		name   string
+	}{{&r.store, "redis"}, {&r.replica, "replica"}} {
+		*s.server = lab.NewRedis(t, filepath.Join(r.dir, s.name), *flagStore, "--appendonly", "yes", "--appendfsync", "everysec", "--repl-diskless-sync-delay", "0",
+			"--user", "services", "on", ">"+storePassword, "~*", "&*", "+@all")
+		(*s.server).Start()
+	}
+	r.follow()
 	r.toStore.Redirect(r.store.Addr)
 	r.beside.Redirect(r.store.Addr)
 	r.redis = r.beside.Addr
@@ -126,12 +137,19 @@ func newReal(t *testing.T, logs string, nodes int) *rig {
 		brokers = append(brokers, p.Addr)
 	}
 	for _, name := range []string{"profile", "recommender", "churn", "restock", "collector"} {
-		r.admin[name] = lab.FreePort(t)
-		args := []string{name, "--admin.listen", r.admin[name], "--grpc.listen", lab.FreePort(t), "--broker.brokers", strings.Join(brokers, ",")}
+		command := name
+		if name == "collector" && r.has(skewed) {
+			command = "skewed"
+		}
+		r.admin[command] = lab.FreePort(t)
+		args := []string{command, "--admin.listen", r.admin[command], "--grpc.listen", lab.FreePort(t), "--broker.brokers", strings.Join(brokers, ",")}
 		if name == "collector" {
 			args = append(args, "--http.listen", r.collector, "--keys-file", filepath.Join(r.data(), "keys.yaml"), "--shops-file", filepath.Join(r.data(), "shops.json"))
 		} else {
 			args = append(args, "--store.addrs", r.toStore.Addr, "--store.user", "services", "--store.password", storePassword, "--data-dir", filepath.Join(r.dir, name))
+		}
+		if command == "skewed" {
+			args = append(args, "--clock-file", r.clockFile())
 		}
 		if name != "collector" && name != "restock" {
 			args = append(args, "--identity-secret", secret)
@@ -139,6 +157,19 @@ func newReal(t *testing.T, logs string, nodes int) *rig {
 		r.services = append(r.services, lab.NewProcess(t, binaries, logs, args...))
 	}
 	return r
+}
+
+// clockFile says by how much the collector's clock is wrong.
+func (r *rig) clockFile() string { return filepath.Join(r.data(), "clock") }
+
+// setClock sets the collector's clock, by how much it is wrong.
+func (r *rig) setClock(off time.Duration) {
+	r.t.Helper()
+	tmp := r.clockFile() + ".new"
+	if err := errorsOf(os.WriteFile(tmp, []byte(off.String()), 0o600), os.Rename(tmp, r.clockFile())); err != nil {
+		r.t.Fatal(err)
+	}
+	r.wrongBy = off
 }
 
 // storePassword is what services prove themselves to the store with.
@@ -169,6 +200,12 @@ func (r *rig) connect() {
 		r.client.Close()
 		r.state.Close()
 	})
+}
+
+// twin is another instance of a service, of the same binary or of another one.
+func (r *rig) twin(p *lab.Process, command string) *lab.Process {
+	r.t.Helper()
+	return p.Twin(command, r.logs, "--admin.listen", lab.FreePort(r.t), "--grpc.listen", lab.FreePort(r.t), "--data-dir", r.t.TempDir())
 }
 
 // start starts all services.
@@ -337,10 +374,40 @@ func (r *rig) supervise() error {
 	return nil
 }
 
-// say sends the store a command, in place of an operator, and returns the first
-// line of the answer.
-func (r *rig) say(command string) (string, error) {
-	c, err := net.DialTimeout("tcp", r.store.Addr, 2*time.Second)
+// follow lets the replica follow the store.
+func (r *rig) follow() {
+	r.t.Helper()
+	host, port, err := net.SplitHostPort(r.store.Addr)
+	if err == nil {
+		_, err = r.tell(r.replica, "REPLICAOF "+host+" "+port)
+	}
+	if err != nil {
+		r.t.Errorf("let the replica follow: %v", err)
+	}
+}
+
+// inSync waits until the replica has what the store has.
+func (r *rig) inSync() error {
+	for until := time.Now().Add(recoverWithin); ; time.Sleep(pollEvery) {
+		said, err := r.tell(r.replica, "ROLE")
+		if err == nil && strings.Contains(said, "connected") {
+			return nil
+		}
+		if time.Now().After(until) {
+			return fmt.Errorf("the replica does not follow: %q, %w", said, errOr(err))
+		}
+	}
+}
+
+// say sends the store a command, in place of an operator.
+func (r *rig) say(command string) error {
+	_, err := r.tell(r.store, command)
+	return err
+}
+
+// tell sends a server of the store a command, and returns the answer as it comes.
+func (r *rig) tell(server *lab.Server, command string) (string, error) {
+	c, err := net.DialTimeout("tcp", server.Addr, 2*time.Second)
 	if err != nil {
 		return "", fmt.Errorf("tell the store %s: %w", command, err)
 	}
@@ -349,16 +416,16 @@ func (r *rig) say(command string) (string, error) {
 	if _, err := fmt.Fprintf(c, "%s\r\n", command); err != nil {
 		return "", fmt.Errorf("tell the store %s: %w", command, err)
 	}
-	var b [256]byte
+	var b [1024]byte
 	n, err := c.Read(b[:])
 	if err != nil {
 		return "", fmt.Errorf("tell the store %s: %w", command, err)
 	}
-	line, _, _ := strings.Cut(string(b[:n]), "\r\n")
-	if strings.HasPrefix(line, "-") {
-		return "", fmt.Errorf("tell the store %s: %s", command, line)
+	answer := string(b[:n])
+	if strings.HasPrefix(answer, "-") {
+		return "", fmt.Errorf("tell the store %s: %s", command, answer)
 	}
-	return line, nil
+	return answer, nil
 }
 
 // key makes a write key of a shop.

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/sillage-io/sillage/libs/stream"
+	"github.com/sillage-io/sillage/libs/stream/record"
+	"github.com/sillage-io/sillage/libs/stream/step"
 	"github.com/sillage-io/sillage/libs/topics"
 	"github.com/sillage-io/sillage/services/internal/lab"
 )
@@ -27,7 +29,7 @@ type stage struct {
 	sent *load
 }
 
-func newStage(t *testing.T, name string) *stage {
+func newStage(t *testing.T, name string, more ...capability) *stage {
 	t.Helper()
 	if *flagSystem != "real" {
 		t.Skip("-chaos.system is not real: scenarios need a broker and a store that are processes of their own")
@@ -39,8 +41,15 @@ func newStage(t *testing.T, name string) *stage {
 			t.Fatal(err)
 		}
 	}
-	s := &stage{rig: newReal(t, logs, 1)}
+	var can capability
+	for _, c := range more {
+		can |= c
+	}
+	s := &stage{rig: newReal(t, logs, 1, can)}
 	s.key("admin", "")
+	if s.has(skewed) {
+		s.setClock(time.Until(historyEnds))
+	}
 	s.sent = newLoad("http://"+s.front.Addr, []string{s.key("secret", "shop-0")}, 1, 50, 1000, *flagSeed)
 	s.start()
 	t.Cleanup(s.sent.client.CloseIdleConnections)
@@ -176,7 +185,7 @@ func TestTopicMadeAgain(t *testing.T) {
 	for _, p := range s.folding() {
 		p.Stop()
 	}
-	if _, err := s.say("FLUSHALL"); err != nil {
+	if err := s.say("FLUSHALL"); err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range s.folding() {
@@ -220,12 +229,12 @@ func TestBrokerLosesItsEnd(t *testing.T) {
 // it; once it has room, a restart goes on where it was.
 func TestStoreOutOfMemory(t *testing.T) {
 	s := newStage(t, "memory")
-	if _, err := s.say("CONFIG SET maxmemory 1mb"); err != nil {
+	if err := s.say("CONFIG SET maxmemory 1mb"); err != nil {
 		t.Fatal(err)
 	}
 	s.events(200)
 	s.halted("profile.devices", "the store refuses writes", partitions)
-	if _, err := s.say("CONFIG SET maxmemory 0"); err != nil {
+	if err := s.say("CONFIG SET maxmemory 0"); err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range s.folding() {
@@ -253,5 +262,111 @@ func TestMarksLost(t *testing.T) {
 		text, err := get("http://" + s.admin["churn"] + "/metrics")
 		return err == nil && len(silent.FindAllString(text, -1)) == partitions
 	})
+	s.stop()
+}
+
+// historyEnds is just behind the last order of lab.History.
+var historyEnds = time.Date(2021, 1, 1, 12, 0, 0, 0, time.UTC)
+
+// alerts counts those that are nobody's history.
+func (s *stage) alerts() (live int, kinds map[string]int) {
+	s.t.Helper()
+	kinds = map[string]int{}
+	err := s.scan(s.t.Context(), topics.ChurnAlerts, func(r *record.Record) error {
+		if string(r.Header(record.HeaderHistorical)) != "1" {
+			live++
+			kinds[string(r.Value)[:min(len(r.Value), 120)]]++
+		}
+		return nil
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return live, kinds
+}
+
+// TestOutageOfDays: a shop with a history goes live, and for a month nothing is
+// taken in: that is no silence of its customers. A clock that goes back by a day
+// changes nothing, either.
+func TestOutageOfDays(t *testing.T) {
+	s := newStage(t, "outage", skewed)
+	if summary := s.replay(lab.History(t, 6000)); !reconciled(summary) {
+		t.Fatal(summary)
+	}
+	s.run("shop", "live", "imported", "--collector", "http://"+s.collector, "--data-dir", s.data())
+	s.live()
+	before, _ := s.alerts()
+	s.taking().Kill()
+	s.setClock(s.wrongBy + 30*24*time.Hour)
+	s.taking().Start()
+	s.live()
+	if after, said := s.alerts(); after != before {
+		t.Errorf("%d alerts after an outage, %d before: %v", after, before, said)
+	}
+	s.setClock(s.wrongBy - 24*time.Hour)
+	s.live()
+	s.equal()
+	// The same time again, seen: then it is silence.
+	s.setClock(s.wrongBy + 24*time.Hour)
+	for range 200 {
+		s.setClock(s.wrongBy + 50*time.Minute)
+		time.Sleep(1100 * time.Millisecond)
+		if after, _ := s.alerts(); after > before {
+			break
+		}
+	}
+	if after, _ := s.alerts(); after == before {
+		t.Error("days of silence that was seen raise no alert: the outage has shown nothing")
+	}
+	s.stop()
+}
+
+// TestRollingUpgrade rolls a service from one version of its fold to the next and
+// back, under load. While both run, each partition is folded by one of them, which
+// took it over from an owner that had left cleanly. What a crash of the next
+// version has left is refused by the one before, until the next one has finished
+// it.
+func TestRollingUpgrade(t *testing.T) {
+	s := newStage(t, "upgrade")
+	next := filepath.Join(binaries, "churn-next")
+	if err := lab.BuildChanged(next, "github.com/sillage-io/sillage/services/cmd/churn", "churn/churn.go", "FoldVersion: 1", "FoldVersion: 2"); err != nil {
+		t.Fatal(err)
+	}
+	owners := func(version int) (n int) {
+		for i := range int32(partitions) {
+			if text, err := s.state.Fence(t.Context(), fmt.Sprintf("churn.customers.%d", i)); err == nil {
+				if f, err := step.ParseFence(text); err == nil && f.FoldVersion == version && !f.Released {
+					n++
+				}
+			}
+		}
+		return n
+	}
+	old := s.service("churn")
+	s.until("the version before has all", func() bool { return owners(1) == partitions })
+	newer := s.twin(old, "churn-next")
+	newer.Start()
+	s.until("each version has its share", func() bool { s.events(50); return owners(2) > 0 && owners(1) > 0 })
+	s.live()
+	if found := s.halts(); len(found) > 0 {
+		t.Errorf("halted in the mixed window: %v", found)
+	}
+
+	// A crash of the next version.
+	left := owners(2)
+	newer.Kill()
+	s.halted("churn.customers", "another fold version", left)
+	s.events(200)
+	newer.Start()
+	old.Stop()
+	s.until("the next version has finished what it had left, and has all", func() bool { s.events(50); return owners(2) == partitions })
+	s.live()
+
+	// And back.
+	newer.Stop()
+	old.Start()
+	s.until("the version before has all again", func() bool { s.events(50); return owners(1) == partitions })
+	s.live()
+	s.equal()
 	s.stop()
 }

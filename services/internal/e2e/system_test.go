@@ -68,7 +68,7 @@ func realServers(t testing.TB) (kafka, redis string, pids map[string]int) {
 	if os.Getenv("SILLAGE_TEST_KAFKA") == "" || os.Getenv("SILLAGE_TEST_REDIS") == "" {
 		t.Skip("SILLAGE_TEST_KAFKA and SILLAGE_TEST_REDIS are not set: no real broker and store to test against")
 	}
-	broker, store := lab.NewKafka(t, filepath.Join(t.TempDir(), "kafka"), 1), lab.NewRedis(t, filepath.Join(t.TempDir(), "redis"))
+	broker, store := lab.NewKafka(t, filepath.Join(t.TempDir(), "kafka"), 1), lab.NewRedis(t, filepath.Join(t.TempDir(), "redis"), "redis-server")
 	broker.Start()
 	store.Start()
 	return broker.Addr, store.Addr, map[string]int{"kafka": broker.Pid(0), "redis": store.Pid(0)}

@@ -2,6 +2,8 @@ package lab
 
 import (
 	"bufio"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -37,6 +39,37 @@ func BuildTest(name, pkg string) error {
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	if err := build.Run(); err != nil {
 		return fmt.Errorf("build the tests of %s: %w", pkg, err)
+	}
+	return nil
+}
+
+// BuildChanged builds a command with one of its source files changed: in file,
+// which is named from the root of the module services, old becomes new.
+func BuildChanged(name, pkg, file, old, changed string) error {
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/sillage-io/sillage/services").Output()
+	if err != nil {
+		return fmt.Errorf("find the sources: %w", err)
+	}
+	source := filepath.Join(strings.TrimSpace(string(out)), file)
+	data, err := os.ReadFile(source)
+	if err != nil {
+		return fmt.Errorf("read the sources: %w", err)
+	}
+	if strings.Count(string(data), old) != 1 {
+		return fmt.Errorf("%s does not hold %q once", file, old)
+	}
+	copied, overlay := name+".go.changed", name+".overlay"
+	replace, err := json.Marshal(map[string]map[string]string{"Replace": {source: copied}})
+	if err == nil {
+		err = errors.Join(os.WriteFile(copied, []byte(strings.Replace(string(data), old, changed, 1)), 0o600), os.WriteFile(overlay, replace, 0o600))
+	}
+	if err != nil {
+		return fmt.Errorf("write the changed source: %w", err)
+	}
+	build := exec.Command("go", "build", "-overlay", overlay, "-o", name, pkg)
+	build.Stdout, build.Stderr = os.Stderr, os.Stderr
+	if err := build.Run(); err != nil {
+		return fmt.Errorf("build a changed %s: %w", pkg, err)
 	}
 	return nil
 }
@@ -84,6 +117,13 @@ func NewProcess(t testing.TB, dir, logs string, args ...string) *Process {
 		}
 	})
 	return p
+}
+
+// Twin prepares another process of the same command, or of another one, with more
+// arguments: of a flag that is given twice the last one counts.
+func (p *Process) Twin(command, logs string, args ...string) *Process {
+	p.t.Helper()
+	return NewProcess(p.t, p.dir, logs, append(append([]string{command}, p.args[1:]...), args...)...)
 }
 
 // Name is the command.

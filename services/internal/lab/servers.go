@@ -152,8 +152,9 @@ func NewKafka(t testing.TB, dir string, nodes int, proxies ...*Proxy) *Server {
 	return NewServer(t, "kafka", dir, port, env...)
 }
 
-// NewRedis prepares a Redis with further arguments.
-func NewRedis(t testing.TB, dir string, args ...string) *Server {
+// NewRedis prepares a store, which a command as redis-server starts, with further
+// arguments.
+func NewRedis(t testing.TB, dir, command string, args ...string) *Server {
 	t.Helper()
-	return NewServer(t, "redis", dir, FreePorts(t, 1), "REDIS_ARGS="+strings.Join(args, " "))
+	return NewServer(t, "redis", dir, FreePorts(t, 1), "REDIS_SERVER="+command, "REDIS_ARGS="+strings.Join(args, " "))
 }
