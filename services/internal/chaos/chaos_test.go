@@ -149,6 +149,7 @@ func (r *rig) break_(all []kind) *ledger {
 	}
 	r.start()
 	sent := newLoad("http://"+r.front.Addr, keys, 4, *flagBatch, *flagRate, *flagSeed)
+	sent.enough = *flagEvents
 	sent.start(t.Context())
 	imported := make(chan string, 1)
 	file := lab.History(t, 6000)
@@ -161,6 +162,7 @@ func (r *rig) break_(all []kind) *ledger {
 	beside := r.startPlain()
 	p := &poison{}
 	var bag []kind
+	clean := true // nothing is still recovering
 	for n := 0; n < *flagFaults || sent.acked.Load() < *flagEvents || time.Since(led.began) < *flagDuration; n++ {
 		if len(bag) == 0 {
 			bag = append(bag, all...)
@@ -183,15 +185,20 @@ func (r *rig) break_(all []kind) *ledger {
 		lasted := time.Since(made)
 		if random.Float64() < overlapping {
 			led.fault(k.name, lasted, -1)
+			clean = false
 			continue
 		}
 		took, err := r.recovered(t.Context(), recoverWithin)
 		if err != nil {
 			t.Fatalf("fault %d, %s: %v; halted: %v", n, k.name, err, r.halts())
 		}
+		if !clean {
+			took = -took // of two faults
+		}
+		clean = true
 		led.fault(k.name, lasted, took)
 		r.rewound(led)
-		t.Logf("%4d %-45s lasted %6d ms, recovered in %5d ms, %d events acknowledged", n+1, k.name, lasted.Milliseconds(), took.Milliseconds(), sent.acked.Load())
+		t.Logf("%4d %-45s lasted %6d ms, recovered in %5d ms, %d events acknowledged", n+1, k.name, lasted.Milliseconds(), max(took, -took).Milliseconds(), sent.acked.Load())
 	}
 	if err := r.supervise(); err != nil {
 		t.Fatal(err)

@@ -78,8 +78,8 @@ func newLedger(r *rig, seed uint64) *ledger {
 	return &ledger{System: r.name, Versions: versions(r), Seed: seed, began: time.Now(), imported: map[string]bool{}, rewound: map[string]int64{}}
 }
 
-// fault notes a fault; took is below 0 where the next one came before it was
-// over.
+// fault notes a fault; took is below 0 where it and another one ran into each
+// other.
 func (l *ledger) fault(kind string, lasted, took time.Duration) {
 	l.Faults++
 	i := slices.IndexFunc(l.Kinds, func(k *tally) bool { return k.Kind == kind })
@@ -119,7 +119,7 @@ func (l *ledger) write(t *testing.T, name string) {
 		k.Lasted = (sum / time.Duration(k.Count)).Seconds()
 		if len(k.took) > 0 {
 			slices.Sort(k.took)
-			k.Recovered, k.Worst = k.took[len(k.took)/2].Seconds(), k.took[len(k.took)-1].Seconds()
+			k.Recovered, k.Worst = k.took[(len(k.took)-1)/2].Seconds(), k.took[len(k.took)-1].Seconds()
 		}
 	}
 	sort.Slice(l.Kinds, func(i, j int) bool { return l.Kinds[i].Kind < l.Kinds[j].Kind })
@@ -144,7 +144,11 @@ func (l *ledger) text() string {
 	t := tabwriter.NewWriter(&b, 0, 8, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "fault\ttimes\tlasted s\trecovered s, median\tlongest\t")
 	for _, k := range l.Kinds {
-		fmt.Fprintf(t, "%s\t%d\t%.1f\t%.2f\t%.2f\t\n", k.Kind, k.Count, k.Lasted, k.Recovered, k.Worst)
+		median, worst := "-", "-"
+		if k.Measured > 0 {
+			median, worst = fmt.Sprintf("%.2f", k.Recovered), fmt.Sprintf("%.2f", k.Worst)
+		}
+		fmt.Fprintf(t, "%s\t%d\t%.1f\t%s\t%s\t\n", k.Kind, k.Count, k.Lasted, median, worst)
 	}
 	t.Flush()
 	fmt.Fprintf(&b, "\nevents: %d acknowledged, %d lost; %d different ones in the log (imports too), %d folded\n", l.Acknowledged, l.Lost, l.Distinct, l.Folded)

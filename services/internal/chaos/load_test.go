@@ -28,6 +28,7 @@ type load struct {
 	senders []*sender
 	client  *http.Client
 
+	enough     int64 // events, of which more come slowly; 0: never enough
 	acked      atomic.Int64 // events
 	again      atomic.Int64 // events sent again after they had been acknowledged
 	repeated   atomic.Int64 // calls repeated because there was no good answer
@@ -94,6 +95,9 @@ func (l *load) send(ctx context.Context, s *sender) {
 		case <-time.After(time.Until(due)):
 		}
 		due = due.Add(every)
+		if l.enough > 0 && l.acked.Load() >= l.enough {
+			due = due.Add(9 * every)
+		}
 		if behind := time.Since(due); behind > maxBehind {
 			due = due.Add(behind - maxBehind) // an endless backlog would only delay the end
 		}

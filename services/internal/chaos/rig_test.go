@@ -406,8 +406,18 @@ func (r *rig) say(command string) error {
 }
 
 // tell sends a server of the store a command, and returns the answer as it comes.
-func (r *rig) tell(server *lab.Server, command string) (string, error) {
-	c, err := net.DialTimeout("tcp", server.Addr, 2*time.Second)
+// A server that has just started reads its files first.
+func (r *rig) tell(server *lab.Server, command string) (answer string, err error) {
+	for until := time.Now().Add(recoverWithin); ; time.Sleep(pollEvery) {
+		answer, err = ask(server.Addr, command)
+		if err == nil || !strings.Contains(err.Error(), "LOADING") || time.Now().After(until) {
+			return answer, err
+		}
+	}
+}
+
+func ask(addr, command string) (string, error) {
+	c, err := net.DialTimeout("tcp", addr, 2*time.Second)
 	if err != nil {
 		return "", fmt.Errorf("tell the store %s: %w", command, err)
 	}
