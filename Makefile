@@ -79,6 +79,39 @@ sim: ## Live through SEEDS random worlds with failures; one that goes wrong is s
 mutants: ## Take every guard of the protocol away once: model, simulation or a rule's test has to notice
 	go test -run 'TestMutants$$' -count=1 -timeout 60m -v ./libs/stream/step -mutants
 
+# Kinds of faults come in turns that hang on the seed, which is another one with
+# every commit. More flags in CHAOS: docs/CHAOS.md.
+SEED     ?= $(shell git rev-list --count HEAD 2>/dev/null || echo 1)
+SYSTEMS  ?= embedded real
+FAULTS   ?= 60
+EVENTS   ?= 0
+DURATION ?= 0s
+CHAOS    ?=
+chaos = go test -count=1 -timeout 24h -v -run '$(1)' ./services/internal/chaos -chaos.seed $(SEED) -chaos.out $(BIN)/chaos $(CHAOS)
+break = @mkdir -p $(BIN)/chaos; for system in $(SYSTEMS); do ( set -x; \
+	$(call chaos,^TestChaos$$) -chaos.system $$system -chaos.faults $(FAULTS) -chaos.events $(EVENTS) -chaos.duration $(DURATION) ); done
+
+.PHONY: chaos
+chaos: ## Break processes, broker and store 60 times, embedded and real, and count what was lost
+	$(break)
+
+.PHONY: chaos-full
+chaos-full: FAULTS = 300
+chaos-full: EVENTS = 2500000
+chaos-full: CHAOS += -chaos.rate 6000 -chaos.batch 500
+chaos-full: chaos-scenarios ## The same with 300 faults and 2.5 million events on each system, and the scenarios
+	$(break)
+
+.PHONY: chaos-soak
+chaos-soak: DURATION = 1h
+chaos-soak: ## The same for DURATION (1h) on each system
+	$(break)
+
+.PHONY: chaos-scenarios
+chaos-scenarios: ## What has to end in a halt or a gap, and says so: each alone, on real servers
+	@mkdir -p $(BIN)/chaos
+	$(call chaos,Test[^C]) -chaos.system real
+
 .PHONY: fuzz
 fuzz: ## Fuzz every target for FUZZTIME (10s)
 	scripts/fuzz $(FUZZTIME) $(PACKAGES)
