@@ -89,13 +89,16 @@ type PartitionInfo struct {
 	Processor, Topic string
 	Partition        int32
 	State            string // claiming, running, silent, halted
-	Reason           string
+	Reason           string // of silence or a halt
 	Next, Low, Mark  int64
 	End              int64 // the log's end, as last heard
 	BaseNext         int64 // next of the newest base; -1 where none was taken
 	BaseAt           time.Time
 	Stats            step.Stats
 	Status           step.PartitionStatus
+	// How often the state went back to an offset that had been committed, and by
+	// how many records, since the claim.
+	Rollbacks, RolledBack int64
 }
 
 // Info lists all partitions that this runtime owns.
@@ -224,6 +227,7 @@ type driver struct {
 	based     time.Time
 	baseNext  int64
 	saving    sync.WaitGroup
+	noticed   noticed
 }
 
 func (d *driver) do(ctx, drain context.Context, c step.Command) step.Result {
@@ -240,6 +244,7 @@ func (d *driver) try(ctx, drain context.Context, c step.Command) step.Result {
 	case step.OpArm:
 		d.report("claiming", nil)
 		res.Fence, res.Err = d.part.Arm(drain)
+		d.armed(res.Fence)
 	case step.OpReadMark:
 		committed, err := d.r.client.Committed(drain, d.p.Group(), d.p.Topic)
 		at, ok := committed[d.partition]
@@ -247,6 +252,7 @@ func (d *driver) try(ctx, drain context.Context, c step.Command) step.Result {
 			at.Offset = -1
 		}
 		res.Commit, res.Mark, res.Err = at.Offset, at.Metadata, err
+		d.noticed.committed = at.Offset
 	case step.OpReadBounds:
 		res.Start, res.End, res.Err = d.r.client.Bounds(drain, d.p.Topic, d.partition)
 		d.end = res.End
@@ -260,9 +266,8 @@ func (d *driver) try(ctx, drain context.Context, c step.Command) step.Result {
 	case step.OpLoad:
 		res.State, res.Err = d.part.Load(drain)
 	case step.OpCommitClaim:
-		if d.m.Stats().Gaps > 0 {
-			next, _, _ := d.m.Offsets()
-			d.log.Error("the log has lost records before they were read: what was learnt from them is missing", slog.Int64("next", next))
+		if c.Attempt == 0 {
+			d.claimed()
 		}
 		res.Err = d.commits.commit(drain, d.partition, broker.Committed{Offset: c.Commit, Metadata: c.Mark.String()})
 	case step.OpFetch:
@@ -287,6 +292,7 @@ func (d *driver) try(ctx, drain context.Context, c step.Command) step.Result {
 	case step.OpCommit:
 		d.commits.note(d.partition, broker.Committed{Offset: c.Commit, Metadata: c.Mark.String()})
 	case step.OpBackoff:
+		d.rewound()
 		d.report("claiming", nil)
 		sleep(ctx, drain, 50*time.Millisecond+mathrand.N(200*time.Millisecond))
 	}
@@ -331,17 +337,17 @@ func (d *driver) fetch(ctx context.Context, offset int64, bytes int32) step.Resu
 func (d *driver) idle() {
 	now := time.Now()
 	if now.Sub(d.reported) >= 100*time.Millisecond {
-		state := "running"
-		if d.m.Silent() {
-			state = "silent"
+		if why := d.m.Silent(); why != "" {
+			d.report("silent", silence(why))
+		} else {
+			d.report("running", nil)
 		}
-		d.report(state, nil)
 	}
 	next, _, _ := d.m.Offsets()
-	if d.r.bases == nil || !d.m.Settled() || next == d.baseNext || now.Sub(d.based) < d.r.cfg.BaseEvery {
+	if d.r.bases == nil || !d.m.Settled() || !d.noticed.replaced && (next == d.baseNext || now.Sub(d.based) < d.r.cfg.BaseEvery) {
 		return
 	}
-	if d.based.IsZero() {
+	if d.based.IsZero() && !d.noticed.replaced {
 		d.based = now // the first one is due after a full interval
 		return
 	}
@@ -353,10 +359,18 @@ func (d *driver) base(now time.Time, next int64) {
 	d.saving.Wait()
 	d.based, d.baseNext = now, next
 	snapshot, mark := d.m.Snapshot()
+	replaced := d.noticed.replaced
+	d.noticed.replaced = false
 	d.saving.Go(func() {
 		if err := d.r.bases.Save(d.tag, next, snapshot, mark.String()); err != nil {
 			d.log.Error("base not taken", slog.Any("err", err))
 			return
+		}
+		if replaced {
+			// Those before are of a state that an operator did not want.
+			if err := d.r.bases.Only(d.tag, next); err != nil {
+				d.log.Error("old bases not removed", slog.Any("err", err))
+			}
 		}
 		d.w.mu.Lock()
 		d.w.info.BaseNext, d.w.info.BaseAt = next, now
@@ -380,11 +394,13 @@ func (d *driver) report(state string, reason error) {
 	d.reported = time.Now()
 	next, low, mark := d.m.Offsets()
 	status := d.folder.Status()
+	d.counted(status.Counts)
 	d.w.mu.Lock()
 	defer d.w.mu.Unlock()
 	i := &d.w.info
 	i.State, i.Next, i.Low, i.Mark, i.End = state, next, low, mark, max(d.end, next)
 	i.Stats, i.Status, i.Reason = d.m.Stats(), status, ""
+	i.Rollbacks, i.RolledBack = d.noticed.rollbacks, d.noticed.rolledBack
 	if reason != nil {
 		i.Reason = reason.Error()
 	}

@@ -15,3 +15,15 @@ func ReadEnvelope(b []byte) (Envelope, error) {
 	e, err := readEnvelope(b)
 	return Envelope{e.messageID, e.shop, e.keyID, e.eventTime, e.imported, e.importID, e.sequence, e.notBefore, e.lines}, err
 }
+
+// Copied is how many of the facts that wait keep a copy of their headers.
+func (p *Partition[S]) Copied() (n int) {
+	for _, q := range p.facts {
+		for _, w := range q.items {
+			if w.headers != nil {
+				n++
+			}
+		}
+	}
+	return n
+}

@@ -106,6 +106,7 @@ var (
 type Stats struct {
 	Claims, Rewinds, Batches, Ambiguous int64
 	Gaps                                int64
+	GapFrom, GapTo                      int64 // of the last gap: the records that the log has lost
 	Silent                              int64 // effects not published, below the mark
 	Unverified                          int64 // claims whose anchor had expired
 }
@@ -138,7 +139,6 @@ type Machine struct {
 	write    Write
 	target   Fence
 	after    Op // what follows an ambiguous write, once known
-	silent   bool
 	stats    Stats
 	claims   int
 }
@@ -159,9 +159,8 @@ func (m *Machine) Stats() Stats { return m.stats }
 // emission mark.
 func (m *Machine) Offsets() (next, low, mark int64) { return m.fence.Next, m.fence.Low, m.mark.Offset }
 
-// Silent tells whether the partition folds without publishing because it has
-// no emission mark to go by.
-func (m *Machine) Silent() bool { return m.silent }
+// Silent tells why the partition folds without publishing; "" where it speaks.
+func (m *Machine) Silent() Silence { return m.fence.Voice.Silent }
 
 // Running tells whether the partition is claimed and folding.
 func (m *Machine) Running() bool { return m.op >= OpFetch && m.op <= OpCommit }
@@ -358,6 +357,17 @@ func (m *Machine) claim() {
 	f.LogID, f.FoldVersion, f.Released = m.cfg.LogID, m.cfg.FoldVersion, false
 	f.Nonce = m.seed + "-" + strconv.Itoa(m.claims)
 	f.ProducerID, f.Epoch = m.producer.ID, m.producer.Epoch
+	// Written with the claim, before the claim's own mark is committed: or the
+	// next owner would take that for a mark.
+	switch {
+	case m.gap(f) && f.Voice.Word != WordSpeak:
+		f.Voice = Voice{Silent: SilentGap}
+	case !m.marked && !m.fresh && f.Anchor != "" && f.Voice.Silent == "" && !f.Voice.pending():
+		// A state without a mark: what was published is not known. Where nothing
+		// was ever folded (a first claim, or one that died before it committed
+		// its mark), nothing was published.
+		f.Voice = Voice{Silent: SilentUnmarked}
+	}
 	m.target = f
 	m.write = Write{Base: m.armed, Target: f.String(), Wipe: m.fresh}
 	m.op = OpClaim
@@ -393,7 +403,9 @@ func (m *Machine) taken(after Op) {
 	m.fence = m.target
 	if after == OpCommit {
 		m.folder.Settled()
-		m.mark.Offset = max(m.mark.Offset, m.fence.Next)
+		if m.fence.Voice.Silent == "" {
+			m.mark.Offset = max(m.mark.Offset, m.fence.Next)
+		}
 		m.stats.Batches++
 	}
 	m.op = after
@@ -409,8 +421,12 @@ func (m *Machine) load(r Result) {
 	if m.fence.Low < m.fence.Next {
 		m.read = m.fence.Low
 	}
-	if m.fence.Next < m.start || (m.fresh && m.start > 0) || (m.read >= 0 && m.read < m.start) {
+	if m.gap(m.fence) {
 		m.stats.Gaps++
+		m.stats.GapFrom, m.stats.GapTo = min(m.fence.Low, m.fence.Next), m.start
+		if m.fence.Anchor == "" {
+			m.stats.GapFrom = 0
+		}
 		if m.next <= m.start {
 			m.next, m.read = m.start, -1
 			m.folder.Gap(m.start)
@@ -418,13 +434,19 @@ func (m *Machine) load(r Result) {
 			m.read = m.start
 		}
 	}
-	// A state without a mark: what was published is not known. Where nothing
-	// was ever folded (a first claim, or one that died before it committed its
-	// mark), nothing was published.
-	m.silent = !m.marked && !m.fresh && m.fence.Anchor != ""
+	m.mark = m.fence.Voice.mark(m.mark)
+	if m.fence.Voice.Silent == SilentUnmarked && !m.marked {
+		m.mark.Offset = m.fence.Next // where the silence begins
+	}
 	m.mark.ProducerID, m.mark.Epoch = m.producer.ID, m.producer.Epoch
 	m.rest = nil
 	m.op = OpCommitClaim
+}
+
+// gap tells whether the log has lost records that a state at f has not folded, or
+// that wait. Where nothing was folded yet, all of the log's lost begin is missing.
+func (m *Machine) gap(f Fence) bool {
+	return f.Next < m.start || f.Anchor == "" && m.start > 0 || f.Low < f.Next && f.Low < m.start
 }
 
 func (m *Machine) fetched(r Result) {
@@ -466,7 +488,7 @@ func (m *Machine) fold(recs []record.Record) {
 	}
 	m.batch, m.rest = b, rest
 	m.next = b.Next
-	if m.silent {
+	if m.fence.Voice.Silent != "" {
 		m.stats.Silent += int64(len(b.Outs))
 		m.batch.Outs = nil
 	} else {
@@ -474,6 +496,7 @@ func (m *Machine) fold(recs []record.Record) {
 	}
 	f := m.fence
 	f.Next, f.Low, f.Anchor, f.KeyDone, f.Ordinal = b.Next, b.Low, b.Anchor, b.KeyDone, b.Ordinal
+	f.Voice = f.Voice.taken() // the mark is committed
 	m.target = f
 	m.write = b.Write
 	m.write.Base, m.write.Target = m.armed, f.String()
