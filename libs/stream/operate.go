@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/sillage-io/sillage/libs/state"
 	"github.com/sillage-io/sillage/libs/stream/broker"
@@ -38,10 +39,30 @@ type noticed struct {
 	counts                step.Counts
 	counting              bool
 	replaced              bool // the state is an operator's: bases of the one before have to go
+	fence                 string
+	lookedAt              time.Time // at the fence, while there was nothing to fold
+}
+
+// lookEvery is how often an owner with nothing to fold looks whether the partition
+// is still its own.
+const lookEvery = time.Second
+
+// overtaken tells whether somebody else has written the fence: an owner with
+// something to fold learns of it by its next write.
+func (d *driver) overtaken(ctx context.Context) bool {
+	n := &d.noticed
+	now := time.Now()
+	if now.Sub(n.lookedAt) < lookEvery {
+		return false
+	}
+	n.lookedAt = now
+	fence, err := d.r.store.Fence(ctx, d.tag)
+	return err == nil && fence != n.fence
 }
 
 // armed is told the fence before a claim.
 func (d *driver) armed(fence string) {
+	d.noticed.fence = fence
 	if f, err := step.ParseFence(fence); err == nil && strings.HasPrefix(f.Nonce, operated) {
 		d.noticed.replaced = true
 		d.log.Info("an operator has put this state here", slog.Int64("next", f.Next), slog.String("voice", f.Voice.String()))

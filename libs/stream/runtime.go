@@ -263,6 +263,9 @@ func (d *driver) try(ctx, drain context.Context, c step.Command) step.Result {
 		res.Producer, res.Err = step.Producer{ID: id.ID, Epoch: id.Epoch}, err
 	case step.OpClaim, step.OpApply, step.OpRelease:
 		res.Outcome, res.Current, res.Err = d.part.Apply(drain, c.Write)
+		if res.Outcome == step.Applied {
+			d.noticed.fence = c.Write.Target
+		}
 	case step.OpLoad:
 		res.State, res.Err = d.part.Load(drain)
 	case step.OpCommitClaim:
@@ -280,6 +283,9 @@ func (d *driver) try(ctx, drain context.Context, c step.Command) step.Result {
 		d.fetched, d.fetchedAt = len(res.Records), time.Now()
 		if ctx.Err() != nil {
 			return step.Result{}
+		}
+		if d.fetched == 0 && res.Err == nil && !res.Range && d.overtaken(ctx) {
+			res.Range = true // the claim judges it
 		}
 	case step.OpPublish:
 		if d.producer == nil || d.producing != c.Producer {
