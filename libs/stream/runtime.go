@@ -85,13 +85,16 @@ type PartitionInfo struct {
 	Processor, Topic string
 	Partition        int32
 	State            string // claiming, waiting, running, silent, halted
-	Reason           string
+	Reason           string // of waiting, silence or a halt
 	Next, Low, Mark  int64
 	End              int64 // the log's end, as last heard
 	BaseNext         int64 // next of the newest base; -1 where none was taken
 	BaseAt           time.Time
 	Stats            step.Stats
 	Status           step.PartitionStatus
+	// How often the state went back to an offset that had been committed, and by
+	// how many records, since the claim.
+	Rollbacks, RolledBack int64
 }
 
 // Info lists all partitions that this runtime owns.
@@ -245,6 +248,7 @@ type driver struct {
 	based     time.Time
 	baseNext  int64
 	saving    sync.WaitGroup
+	noticed   noticed
 }
 
 func (d *driver) do(ctx, drain context.Context, c step.Command) step.Result {
@@ -263,6 +267,7 @@ func (d *driver) try(ctx, drain context.Context, c step.Command) step.Result {
 			d.report("claiming", nil)
 		}
 		res.Fence, res.Err = d.part.Arm(drain)
+		d.armed(res.Fence)
 	case step.OpReadMark:
 		committed, err := d.r.client.Committed(drain, d.p.Group(), d.p.Topic)
 		at, ok := committed[d.partition]
@@ -270,6 +275,7 @@ func (d *driver) try(ctx, drain context.Context, c step.Command) step.Result {
 			at.Offset = -1
 		}
 		res.Commit, res.Mark, res.Err = at.Offset, at.Metadata, err
+		d.noticed.committed = at.Offset
 	case step.OpReadBounds:
 		res.Start, res.End, res.Err = d.r.client.Bounds(drain, d.p.Topic, d.partition)
 		d.end = res.End
@@ -283,9 +289,8 @@ func (d *driver) try(ctx, drain context.Context, c step.Command) step.Result {
 	case step.OpLoad:
 		res.State, res.Err = d.part.Load(drain)
 	case step.OpCommitClaim:
-		if d.m.Stats().Gaps > 0 {
-			next, _, _ := d.m.Offsets()
-			d.log.Error("the log has lost records before they were read: what was learnt from them is missing", slog.Int64("next", next))
+		if c.Attempt == 0 {
+			d.claimed()
 		}
 		res.Err = d.commits.commit(drain, d.partition, broker.Committed{Offset: c.Commit, Metadata: c.Mark.String()})
 	case step.OpFetch:
@@ -312,6 +317,7 @@ func (d *driver) try(ctx, drain context.Context, c step.Command) step.Result {
 		if why := d.m.Waits(); why != nil {
 			d.wait(why)
 		} else {
+			d.rewound()
 			d.report("claiming", nil)
 		}
 		sleep(ctx, drain, 50*time.Millisecond+mathrand.N(200*time.Millisecond))
@@ -354,17 +360,17 @@ func (d *driver) fetched(got broker.Fetched, err error) step.Result {
 func (d *driver) idle() {
 	now := time.Now()
 	if now.Sub(d.reported) >= 100*time.Millisecond {
-		state := "running"
-		if d.m.Silent() {
-			state = "silent"
+		if why := d.m.Silent(); why != "" {
+			d.report("silent", silence(why))
+		} else {
+			d.report("running", nil)
 		}
-		d.report(state, nil)
 	}
 	next, _, _ := d.m.Offsets()
-	if d.r.bases == nil || !d.m.Settled() || next == d.baseNext || now.Sub(d.based) < d.r.cfg.BaseEvery {
+	if d.r.bases == nil || !d.m.Settled() || !d.noticed.replaced && (next == d.baseNext || now.Sub(d.based) < d.r.cfg.BaseEvery) {
 		return
 	}
-	if d.based.IsZero() {
+	if d.based.IsZero() && !d.noticed.replaced {
 		d.based = now // the first one is due after a full interval
 		return
 	}
@@ -376,10 +382,18 @@ func (d *driver) base(now time.Time, next int64) {
 	d.saving.Wait()
 	d.based, d.baseNext = now, next
 	snapshot, mark := d.m.Snapshot()
+	replaced := d.noticed.replaced
+	d.noticed.replaced = false
 	d.saving.Go(func() {
 		if err := d.r.bases.Save(d.tag, next, snapshot, mark.String()); err != nil {
 			d.log.Error("base not taken", slog.Any("err", err))
 			return
+		}
+		if replaced {
+			// Those before are of a state that an operator did not want.
+			if err := d.r.bases.Only(d.tag, next); err != nil {
+				d.log.Error("old bases not removed", slog.Any("err", err))
+			}
 		}
 		d.w.mu.Lock()
 		d.w.info.BaseNext, d.w.info.BaseAt = next, now
@@ -403,11 +417,13 @@ func (d *driver) report(state string, reason error) {
 	d.reported = time.Now()
 	next, low, mark := d.m.Offsets()
 	status := d.folder.Status()
+	d.counted(status.Counts)
 	d.w.mu.Lock()
 	defer d.w.mu.Unlock()
 	i := &d.w.info
 	i.State, i.Next, i.Low, i.Mark, i.End = state, next, low, mark, max(d.end, next)
 	i.Stats, i.Status, i.Reason = d.m.Stats(), status, ""
+	i.Rollbacks, i.RolledBack = d.noticed.rollbacks, d.noticed.rolledBack
 	if reason != nil {
 		i.Reason = reason.Error()
 	}

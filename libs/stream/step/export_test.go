@@ -47,7 +47,7 @@ func (m *Machine) Encode(b []byte) []byte {
 	if m.op == OpBackoff || m.op == OpDone || m.op == OpHalt || m.op == OpArm && m.after == 0 {
 		return b
 	}
-	b = append(b, flag(m.fresh), flag(m.marked), flag(m.silent), flag(m.unknown), byte(m.idle))
+	b = append(b, flag(m.fresh), flag(m.marked), byte(m.idle))
 	for _, s := range []string{m.armed, m.fence.String(), m.mark.String()} {
 		b = append(append(b, s...), 0)
 	}
@@ -170,7 +170,7 @@ func (p *Partition[S]) Encode(b []byte) []byte {
 	var waits []string
 	for _, q := range p.facts {
 		for _, w := range q.items {
-			waits = append(waits, w.key.String()+"@"+string(record.Position{Offset: w.fact.Offset}.Append(nil)))
+			waits = append(waits, w.name()+"@"+string(record.Position{Offset: w.fact.Offset}.Append(nil)))
 		}
 	}
 	sort.Strings(waits)
@@ -191,4 +191,16 @@ func (p *Partition[S]) Encode(b []byte) []byte {
 		b = append(b, at...)
 	}
 	return b
+}
+
+// Copied is how many of the facts that wait keep a copy of their headers.
+func (p *Partition[S]) Copied() (n int) {
+	for _, q := range p.facts {
+		for _, w := range q.items {
+			if w.headers != nil {
+				n++
+			}
+		}
+	}
+	return n
 }

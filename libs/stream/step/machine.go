@@ -106,6 +106,7 @@ var (
 type Stats struct {
 	Claims, Rewinds, Batches, Ambiguous int64
 	Gaps                                int64
+	GapFrom, GapTo                      int64 // of the last gap: the records that the log has lost
 	Silent                              int64 // effects not published, below the mark
 	Unverified                          int64 // claims whose anchor had expired
 }
@@ -128,7 +129,6 @@ type Machine struct {
 	fence    Fence
 	fresh    bool // nothing is to be taken over
 	marked   bool
-	unknown  bool // somebody before was silent
 	mark     Mark
 	producer Producer
 	start    int64
@@ -139,8 +139,7 @@ type Machine struct {
 	batch    Batch
 	write    Write
 	target   Fence
-	after    Op // what follows an ambiguous write, once known
-	silent   bool
+	after    Op  // what follows an ambiguous write, once known
 	idle     int // fetches in a row that gave nothing
 	stats    Stats
 	claims   int
@@ -171,9 +170,8 @@ func (m *Machine) Offsets() (next, low, mark int64) { return m.fence.Next, m.fen
 // it can, or has been.
 func (m *Machine) Waits() error { return m.waits }
 
-// Silent tells whether the partition folds without publishing because it has
-// no emission mark to go by.
-func (m *Machine) Silent() bool { return m.silent }
+// Silent tells why the partition folds without publishing; "" where it speaks.
+func (m *Machine) Silent() Silence { return m.fence.Voice.Silent }
 
 // Running tells whether the partition is claimed and folding.
 func (m *Machine) Running() bool { return m.op >= OpFetch && m.op <= OpCommit }
@@ -333,11 +331,11 @@ func (m *Machine) arm(r Result) {
 func (m *Machine) fail(err error) { m.halt, m.op = err, OpHalt }
 
 func (m *Machine) readMark(r Result) {
-	m.marked, m.unknown = false, false
+	m.marked = false
 	m.mark = Mark{LogID: m.cfg.LogID}
 	if r.Commit >= 0 && r.Mark != "" {
 		if mark, err := ParseMark(r.Mark); err == nil && mark.LogID == m.cfg.LogID {
-			m.mark, m.marked, m.unknown = mark, mark.Offset >= 0, mark.Offset < 0
+			m.mark, m.marked = mark, mark.Silent == ""
 		}
 	}
 	m.op = OpReadBounds
@@ -393,6 +391,20 @@ func (m *Machine) claim() {
 	f.LogID, f.FoldVersion, f.Released = m.cfg.LogID, m.cfg.FoldVersion, false
 	f.Nonce = m.seed + "-" + strconv.Itoa(m.claims)
 	f.ProducerID, f.Epoch = m.producer.ID, m.producer.Epoch
+	// Written with the claim, before the claim's own mark is committed: or the
+	// next owner would take that for a mark.
+	switch {
+	case m.gap(f) && f.Voice.Word != WordSpeak:
+		f.Voice = Voice{Silent: SilentGap}
+	case !m.marked && !m.fresh && f.Anchor != "" && f.Voice.Silent == "" && !f.Voice.pending():
+		// A state without a mark: what was published is not known. Where nothing
+		// was ever folded (a first claim, or one that died before it committed
+		// its mark), nothing was published.
+		f.Voice = Voice{Silent: SilentUnmarked}
+	case m.mark.Silent != "" && f.Voice.Silent == "" && !f.Voice.pending():
+		// The store went back to before the silence, or lost everything.
+		f.Voice = Voice{Silent: m.mark.Silent}
+	}
 	m.target = f
 	m.write = Write{Base: m.armed, Target: f.String(), Wipe: m.fresh}
 	m.op = OpClaim
@@ -428,7 +440,7 @@ func (m *Machine) taken(after Op) {
 	m.fence = m.target
 	if after == OpCommit {
 		m.folder.Settled()
-		if !m.silent {
+		if m.fence.Voice.Silent == "" {
 			m.mark.Offset = max(m.mark.Offset, m.fence.Next)
 		}
 		m.stats.Batches++
@@ -452,8 +464,12 @@ func (m *Machine) load(r Result) {
 	if m.fence.Low < m.fence.Next {
 		m.read = m.fence.Low
 	}
-	if m.fence.Next < m.start || (m.fresh && m.start > 0) || (m.read >= 0 && m.read < m.start) {
+	if m.gap(m.fence) {
 		m.stats.Gaps++
+		m.stats.GapFrom, m.stats.GapTo = min(m.fence.Low, m.fence.Next), m.start
+		if m.fence.Anchor == "" {
+			m.stats.GapFrom = 0
+		}
 		if m.next <= m.start {
 			m.next, m.read = m.start, -1
 			m.folder.Gap(m.start)
@@ -461,17 +477,26 @@ func (m *Machine) load(r Result) {
 			m.read = m.start
 		}
 	}
-	// A state without a mark: what was published is not known. Where nothing
-	// was ever folded (a first claim, or one that died before it committed its
-	// mark), nothing was published.
-	m.silent = m.unknown || !m.marked && !m.fresh && m.fence.Anchor != ""
-	m.mark.Offset = max(m.mark.Offset, m.fence.Next) // published before it was applied
-	if m.silent {
-		m.mark.Offset = NoMark
+	m.mark = m.fence.Voice.mark(m.mark)
+	switch {
+	case m.fence.Voice.Silent == "":
+		m.mark.Silent = ""
+		m.mark.Offset = max(m.mark.Offset, m.fence.Next) // published before it was applied
+	case m.mark.Silent == "" && !m.marked:
+		m.mark.Offset = m.fence.Next // where the silence begins
+		fallthrough
+	default:
+		m.mark.Silent = m.fence.Voice.Silent
 	}
 	m.mark.ProducerID, m.mark.Epoch = m.producer.ID, m.producer.Epoch
 	m.rest = nil
 	m.op = OpCommitClaim
+}
+
+// gap tells whether the log has lost records that a state at f has not folded, or
+// that wait. Where nothing was folded yet, all of the log's lost begin is missing.
+func (m *Machine) gap(f Fence) bool {
+	return f.Next < m.start || f.Anchor == "" && m.start > 0 || f.Low < f.Next && f.Low < m.start
 }
 
 func (m *Machine) fetched(r Result) {
@@ -517,7 +542,7 @@ func (m *Machine) fold(recs []record.Record) {
 	}
 	m.batch, m.rest = b, rest
 	m.next = b.Next
-	if m.silent {
+	if m.fence.Voice.Silent != "" {
 		m.stats.Silent += int64(len(b.Outs))
 		m.batch.Outs = nil
 	} else {
@@ -525,6 +550,7 @@ func (m *Machine) fold(recs []record.Record) {
 	}
 	f := m.fence
 	f.Next, f.Low, f.Anchor, f.KeyDone, f.Ordinal = b.Next, b.Low, b.Anchor, b.KeyDone, b.Ordinal
+	f.Voice = f.Voice.taken() // the mark is committed
 	m.target = f
 	m.write = b.Write
 	m.write.Base, m.write.Target = m.armed, f.String()

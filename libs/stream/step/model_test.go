@@ -42,12 +42,12 @@ import (
 // make model searches further than the tests do.
 var modelStates = flag.Int("model.states", 4_000, "most states that the search of one model visits")
 
-// tally is the state of an entity in the model: what it was told, in order.
-type tally struct{ Hash, N uint64 }
+// heard is the state of an entity in the model: what it was told, in order.
+type heard struct{ Hash, N uint64 }
 
-type tallyFold struct{ wakes bool }
+type heardFold struct{ wakes bool }
 
-func (f tallyFold) tell(s *tally, what string, now step.Instant, out *step.Effects) {
+func (f heardFold) tell(s *heard, what string, now step.Instant, out *step.Effects) {
 	var b [16]byte
 	binary.LittleEndian.PutUint64(b[:], s.Hash)
 	binary.LittleEndian.PutUint64(b[8:], uint64(now))
@@ -58,7 +58,7 @@ func (f tallyFold) tell(s *tally, what string, now step.Instant, out *step.Effec
 	out.Publish(step.Message{Topic: "behind", Key: out.Key().ID, Type: typeFact, Kind: "told", Value: binary.LittleEndian.AppendUint64(nil, s.Hash)})
 }
 
-func (f tallyFold) Record(s *tally, r step.Fact, now step.Instant, out *step.Effects) error {
+func (f heardFold) Record(s *heard, r step.Fact, now step.Instant, out *step.Effects) error {
 	f.tell(s, r.ID, now, out)
 	if f.wakes {
 		out.WakeAt(now + 15)
@@ -66,17 +66,17 @@ func (f tallyFold) Record(s *tally, r step.Fact, now step.Instant, out *step.Eff
 	return nil
 }
 
-func (f tallyFold) Wake(s *tally, _ step.Key, now step.Instant, out *step.Effects) {
+func (f heardFold) Wake(s *heard, _ step.Key, now step.Instant, out *step.Effects) {
 	f.tell(s, "wake", now, out)
 }
 
-type tallyCodec struct{}
+type heardCodec struct{}
 
-func (tallyCodec) Append(b []byte, s *tally) []byte {
+func (heardCodec) Append(b []byte, s *heard) []byte {
 	return binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(b, s.Hash), s.N)
 }
 
-func (tallyCodec) Unmarshal(b []byte, s *tally) error {
+func (heardCodec) Unmarshal(b []byte, s *heard) error {
 	s.Hash, s.N = binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])
 	return nil
 }
@@ -124,8 +124,8 @@ func (c *modelConfig) cfg() step.Config {
 	}
 }
 
-func (c *modelConfig) partition() *step.Partition[tally] {
-	return step.NewPartition[tally](c.cfg(), tallyFold{wakes: c.order == step.InTimeOrder}, tallyCodec{})
+func (c *modelConfig) partition() *step.Partition[heard] {
+	return step.NewPartition[heard](c.cfg(), heardFold{wakes: c.order == step.InTimeOrder}, heardCodec{})
 }
 
 // fact is a derived record of the model's log.
@@ -233,7 +233,7 @@ type flying struct {
 // mworker is a process that owns the partition, or believes to.
 type mworker struct {
 	m       *step.Machine
-	p       *step.Partition[tally]
+	p       *step.Partition[heard]
 	born    int8 // how many machines there were before
 	claims  int8 // left
 	gone    bool // has released the partition, and ended
@@ -241,6 +241,7 @@ type mworker struct {
 	writing step.Producer
 	seq     int32
 	marked  int64 // the mark that the claim read; -1: none
+	hushed  bool  // the claim has no mark to go by, or one of a silent owner
 	term    int8  // of membership, in which it began
 	noted   *committed
 	halted  bool
@@ -263,6 +264,7 @@ type mworld struct {
 	term     int8 // how often the partition has moved
 	isCut    bool
 	expired  bool // a commit has expired: who goes on is silent
+	silenced bool // ... and somebody has
 	workers  []mworker
 	flying   []flying
 	unlawful string
@@ -299,6 +301,7 @@ func (w *mworld) restart(i int) {
 	o.m = step.NewMachine(w.c.cfg(), o.p, fmt.Sprintf("%c%d", 'A'+i, o.born))
 	o.born++
 	o.gone, o.halted, o.checked, o.link, o.noted, o.writing, o.seq, o.marked, o.enc = false, false, w.isCut, link{}, nil, step.Producer{}, 0, -1, ""
+	o.hushed = false
 	o.term = w.term
 }
 
@@ -322,7 +325,7 @@ func (w *mworld) clone(i int) *mworld {
 func (w *mworld) key() [2]uint64 {
 	b := make([]byte, 0, 1024)
 	b = fmt.Appendf(b, "%v|%x|%v|%d|%d|%v|", w.left, w.out, w.epochs, w.nextPID, w.member, w.isCut)
-	b = append(b, byte(w.term), flagOf(w.expired))
+	b = append(b, byte(w.term), flagOf(w.expired), flagOf(w.silenced))
 	for _, r := range []*register{&w.store, &w.replica} {
 		b = append(append(append(append(b, r.fence...), 0), r.digest...), 0)
 	}
@@ -344,6 +347,7 @@ func (w *mworld) key() [2]uint64 {
 		if o.m.Loaded() {
 			b = fmt.Appendf(b, "%v|%d|%d|", o.writing, o.seq, o.marked)
 		}
+		b = append(b, flagOf(o.hushed))
 		b = appendCommit(b, o.noted)
 	}
 	for i := range w.flying {
@@ -501,16 +505,16 @@ func (w *mworld) arrive(by int, c committed) bool {
 		return false
 	}
 	if w.commit != nil {
-		if old, err := step.ParseMark(w.commit.mark); err == nil && mark.Offset < old.Offset && mark.Offset != step.NoMark {
+		if old, err := step.ParseMark(w.commit.mark); err == nil && mark.Offset < old.Offset && mark.Silent == "" {
 			w.wrong("the mark goes back from %d to %d", old.Offset, mark.Offset)
 		}
 	}
-	if !w.isCut && mark.Offset > 0 {
+	if !w.isCut && mark.Silent == "" && !w.expired {
 		if missing := w.want().upto[min(mark.Offset, int64(len(w.c.log)))] &^ w.out; missing != 0 {
 			w.wrong("the mark %d says that effect %d was published: it was not", mark.Offset, bits.TrailingZeros64(missing))
 		}
 	}
-	w.commit = &c
+	w.commit, w.silenced = &c, w.silenced || mark.Silent != ""
 	return true
 }
 
@@ -660,7 +664,8 @@ func (w *mworld) stepOf(i int, visit func(what string, next *mworld)) {
 	case step.OpReadMark:
 		step1("reads the mark", func(n *mworld, o *mworker, _ step.Command) step.Result {
 			r := step.Result{Commit: -1}
-			o.marked = -1
+			f, err := step.ParseFence(n.store.fence)
+			o.marked, o.hushed = -1, n.silenced || n.expired && n.commit == nil && err == nil && f.Next > 0
 			if n.commit != nil {
 				r.Commit, r.Mark = n.commit.offset, n.commit.mark
 				if m, err := step.ParseMark(r.Mark); err == nil {
@@ -726,6 +731,9 @@ func (w *mworld) stepOf(i int, visit func(what string, next *mworld)) {
 			return f
 		}
 		step1("publishes", func(n *mworld, o *mworker, c step.Command) step.Result {
+			if o.hushed {
+				n.wrong("silence: a claim without a mark publishes")
+			}
 			return step.Result{Err: n.appendOuts(publish(n, o, c), o.marked)}
 		})
 		if w.left.publishes == 0 {

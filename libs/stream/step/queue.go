@@ -5,11 +5,12 @@ import "container/heap"
 // waiting is a fact that may not count yet.
 type waiting struct {
 	fact      Fact
-	key       Key
 	effective Instant
-	position  string // of the record, to drop a copy in the same reading
-	done      bool   // folded: its place in the offset queue is void
+	origin
 }
+
+// name is the entity that the fact is about.
+func (w *waiting) name() string { return w.fact.Shop + "/" + w.fact.Key }
 
 // before orders one entity's facts: effective time, event time, id.
 func (w *waiting) before(o *waiting) bool {

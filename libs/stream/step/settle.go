@@ -170,7 +170,7 @@ func (p *Partition[S]) due(moved map[string]Instant) *settling[S] {
 		if q := p.facts[shop]; q != nil {
 			for w := q.head(); w != nil && w.effective < upto; w = q.head() {
 				q.take()
-				name := w.key.String()
+				name := w.name()
 				s.todo[name] = append(s.todo[name], w)
 			}
 		}
@@ -209,6 +209,9 @@ func (p *Partition[S]) settle(r *record.Record) bool {
 		for _, w := range facts {
 			w.done = true
 			p.waits--
+			if w.kept {
+				p.kept--
+			}
 		}
 		if len(s.keys) > 0 && (len(p.dirty) >= p.cfg.MaxDirty || len(p.eff.outs) >= p.cfg.MaxOuts) {
 			return false
