@@ -197,6 +197,8 @@ type Partition[S any] struct {
 		count    *ImportCount
 	}
 	values  arena           // of entities to be written
+	held    arena           // of facts that wait
+	room    []waiting       // for the next ones
 	reading map[string]bool // positions seen in a second reading
 	seen    map[int64]map[uint64]struct{}
 	waits   int
@@ -204,7 +206,7 @@ type Partition[S any] struct {
 	next     int64
 	keyDone  string
 	ordinal  int32
-	settling *settling[S]
+	settling *settling
 
 	// The batch in hand.
 	eff     Effects
@@ -732,11 +734,20 @@ func (p *Partition[S]) wakeUntil(ent *entity[S], limit Instant) {
 
 // wait holds a fact back.
 func (p *Partition[S]) wait(h *header[S], position string) {
-	h.fact.Value = append([]byte(nil), h.fact.Value...)
-	w := &waiting{fact: h.fact, key: h.key, effective: h.effective, position: position}
+	// What waits is cut from larger pieces: it comes and goes together, mostly.
+	if len(p.room) == 0 {
+		p.room = make([]waiting, 64)
+	}
+	w := &p.room[0]
+	p.room = p.room[1:]
+	p.held.room(len(h.fact.Value))
+	from := len(p.held.free)
+	p.held.free = append(p.held.free, h.fact.Value...)
+	h.fact.Value = p.held.cut(from)
+	*w = waiting{fact: h.fact, name: h.name, key: h.key, effective: h.effective, position: position}
 	q := p.facts[h.key.Shop]
 	if q == nil {
-		q = &factQueue{less: func(a, b *waiting) bool { return a.effective < b.effective }}
+		q = &factQueue{}
 		p.facts[h.key.Shop] = q
 	}
 	q.add(w)
