@@ -200,7 +200,8 @@ type Partition[S any] struct {
 	held    arena           // of facts that wait
 	room    []waiting       // for the next ones
 	reading map[string]bool // positions seen in a second reading
-	seen    map[int64]map[uint64]struct{}
+	seen    map[uint64]struct{} // ids of client records
+	hours   map[int64][]uint64  // the same by hour of append time
 	waits   int
 
 	next     int64
@@ -244,7 +245,7 @@ func (p *Partition[S]) reset() {
 	p.offsets = offsetQueue{}
 	p.sources, p.source, p.lastImport.count = map[string]*source{}, nil, nil
 	p.reading = map[string]bool{}
-	p.seen = map[int64]map[uint64]struct{}{}
+	p.seen, p.hours = map[uint64]struct{}{}, map[int64][]uint64{}
 	p.waits, p.next, p.keyDone, p.ordinal, p.settling = 0, 0, "", 0, nil
 	p.eff, p.values, p.dirty, p.newSeen, p.oldSeen = Effects{}, arena{}, nil, map[int64][]byte{}, nil
 	p.eff.foreign = p.cfg.Foreign != nil
@@ -568,30 +569,30 @@ func (p *Partition[S]) fresh(appended int64, key, sender, id string) bool {
 		_, _ = d.WriteString(part)
 	}
 	hash := d.Sum64()
-	for _, ids := range p.seen {
-		if _, ok := ids[hash]; ok {
-			return false
-		}
+	if _, ok := p.seen[hash]; ok {
+		return false
 	}
 	hour := appended / 3_600_000
-	ids := p.seen[hour]
-	if ids == nil {
-		ids = map[uint64]struct{}{}
-		p.seen[hour] = ids
+	if _, ok := p.hours[hour]; !ok {
+		p.hours[hour] = nil
 		p.meta.Hours = append(p.meta.Hours, hour)
 		slices.Sort(p.meta.Hours)
 		for len(p.meta.Hours) > 0 && p.meta.Hours[0] < p.meta.Hours[len(p.meta.Hours)-1]-dedupeHours {
 			old := p.meta.Hours[0]
 			p.meta.Hours = p.meta.Hours[1:]
-			delete(p.seen, old)
+			for _, id := range p.hours[old] {
+				delete(p.seen, id)
+			}
+			delete(p.hours, old)
 			delete(p.newSeen, old)
 			p.oldSeen = append(p.oldSeen, old)
 		}
-		if _, kept := p.seen[hour]; !kept {
+		if _, kept := p.hours[hour]; !kept {
 			return true // appended long before what was last seen: remembered by nobody
 		}
 	}
-	ids[hash] = struct{}{}
+	p.seen[hash] = struct{}{}
+	p.hours[hour] = append(p.hours[hour], hash)
 	p.newSeen[hour] = binary.LittleEndian.AppendUint64(p.newSeen[hour], hash)
 	return true
 }
