@@ -237,7 +237,9 @@ func (s servers) start(b testing.TB, p stream.Processor) (r *stream.Runtime, sto
 			b.Error(err)
 		}
 	})
-	return r, func() { cancel(); running.Wait() }
+	stop = func() { cancel(); running.Wait() }
+	b.Cleanup(stop)
+	return r, stop
 }
 
 // committed waits until the group has committed n records, and says when.
@@ -409,7 +411,7 @@ func (s servers) rebuild(b *testing.B, p stream.Processor, _ *meter) {
 		b.Fatal(err)
 	}
 	defer c.Close()
-	if _, err := io.WriteString(c, "FLUSHALL\r\n"); err != nil {
+	if _, err := io.WriteString(c, "*1\r\n$8\r\nFLUSHALL\r\n"); err != nil {
 		b.Fatal(err)
 	}
 	if line, err := bufio.NewReader(c).ReadString('\n'); err != nil || !strings.HasPrefix(line, "+OK") {
@@ -755,12 +757,14 @@ func (s servers) measure(b *testing.B, in, out string, rate, seconds, warm int) 
 	for deadline := begin.Add(time.Duration(seconds+60) * time.Second); len(seen) < (n+benchEvery-1)/benchEvery && time.Now().Before(deadline); {
 		got, err := s.client.Fetch(b.Context(), wants, 500*time.Millisecond, 1<<20)
 		if err != nil {
-			b.Fatal(err)
+			time.Sleep(10 * time.Millisecond)
+			continue
 		}
 		now := time.Now()
 		for _, f := range got {
-			if f.Err != nil {
-				b.Fatal(f.Err)
+			if f.Err != nil { // of a topic so new that its leaders are not known
+				time.Sleep(time.Millisecond)
+				continue
 			}
 			wants[f.Partition].Offset = f.Next
 			for _, r := range f.Records {

@@ -259,3 +259,51 @@ func workloadSum(n uint64) string {
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }
+
+// BenchmarkFold folds one partition of the workload in memory, without broker
+// and store: raw records, derived records as they come, and in order of time.
+func BenchmarkFold(b *testing.B) {
+	const n = 200_000
+	w := newWorkload()
+	one := func(at func(i uint64) record.Out, total uint64) (recs []record.Record) {
+		for i := range total {
+			if o := at(i); o.Partition == 1 {
+				recs = append(recs, record.Record{Partition: 1, Offset: int64(len(recs)), Key: o.Key, Value: o.Value, Headers: o.Headers})
+			}
+		}
+		return recs
+	}
+	raw := one(func(i uint64) record.Out { return w.raw("in", i, benchStart+i*benchPeriod) }, n)
+	come := one(func(i uint64) record.Out { return derived(w, "in", i) }, n)
+	for _, c := range []struct {
+		name  string
+		recs  []record.Record
+		order step.Order
+	}{{"raw", raw, step.OnArrival}, {"derived", come, step.OnArrival}, {"in time order", come, step.InTimeOrder}} {
+		b.Run(c.name, func(b *testing.B) {
+			p := benchProcessor("fold", "in", "out", &meter{})
+			if p.Order = c.order; c.name != "raw" {
+				p.Foreign = nil
+			}
+			b.ReportAllocs()
+			records := 0
+			for b.Loop() {
+				folder := p.New(p.Config("log", 1, benchPartitions))
+				if err := folder.Restore(step.State{}, step.Fence{}); err != nil {
+					b.Fatal(err)
+				}
+				for from := 0; from < len(c.recs); from += 3000 {
+					for rest := c.recs[from:min(from+3000, len(c.recs))]; len(rest) > 0; {
+						var err error
+						if _, rest, err = folder.Fold(rest); err != nil {
+							b.Fatal(err)
+						}
+						folder.Settled()
+					}
+				}
+				records += len(c.recs)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(records), "ns/record")
+		})
+	}
+}

@@ -72,7 +72,7 @@ func (f *Fetcher) Close() {
 // Reader returns the owner's side of a partition. Nothing is read before the
 // first Fetch.
 func (f *Fetcher) Reader(partition int32) *Reader {
-	return &Reader{fetcher: f, partition: partition, ready: make(chan struct{}, 1), leader: -1}
+	return &Reader{fetcher: f, partition: partition, ready: make(chan struct{}, 1), leader: -1, from: -1, at: -1}
 }
 
 // Close stops reading the partition.
@@ -135,8 +135,8 @@ func (r *Reader) Fetch(ctx context.Context, offset int64) (Fetched, error) {
 // ask makes sure that the partition is read from offset on.
 func (r *Reader) ask(led int32, offset int64) {
 	f := r.fetcher
-	news := false
-	if r.leader != led {
+	moved, elsewhere := r.leader != led, offset < r.from || offset > r.at
+	if moved {
 		wanted := r.wanted
 		r.leave()
 		r.leader, r.wanted = led, wanted
@@ -147,16 +147,17 @@ func (r *Reader) ask(led int32, offset int64) {
 			f.wait.Go(func() { f.run(l) })
 		}
 		l.readers = append(l.readers, r)
-		news = true
 	}
-	if !r.wanted || offset < r.from || offset > r.at {
+	again := !r.wanted
+	if again || elsewhere {
 		r.seeks++
 		r.wanted, r.from, r.at, r.next = true, offset, offset, offset
 		r.waiting, r.failed = Fetched{}, nil
-		news = true
 	}
-	if news {
-		f.leaders[led].call(true)
+	// Who tries again after an error waits for the request under way: one
+	// partition that fails must not keep the others from being answered.
+	if moved || elsewhere || again {
+		f.leaders[led].call(moved || elsewhere)
 	}
 }
 

@@ -104,8 +104,7 @@ func (p *Partition[S]) Clone() *Partition[S] {
 	}
 	c.alarms = make(map[string]*alarmQueue, len(p.alarms))
 	for shop, q := range p.alarms {
-		one := slices.Clone(*q)
-		c.alarms[shop] = &one
+		c.alarms[shop] = &alarmQueue{heap: slices.Clone(q.heap)}
 	}
 	copies := map[*waiting]*waiting{}
 	again := func(w *waiting) *waiting {
@@ -120,9 +119,9 @@ func (p *Partition[S]) Clone() *Partition[S] {
 	}
 	c.facts = make(map[string]*factQueue, len(p.facts))
 	for shop, q := range p.facts {
-		one := &factQueue{less: q.less}
-		for _, w := range q.items {
-			one.items = append(one.items, again(w))
+		one := &factQueue{}
+		for _, w := range q.heap {
+			one.heap = append(one.heap, queued{w.effective, again(w.waiting)})
 		}
 		c.facts[shop] = one
 	}
@@ -132,21 +131,15 @@ func (p *Partition[S]) Clone() *Partition[S] {
 	}
 	if s := p.settling; s != nil {
 		one := *s
-		one.keys, one.todo = slices.Clone(s.keys), make(map[string][]*waiting, len(s.todo))
-		for name, facts := range s.todo {
-			for _, w := range facts {
-				one.todo[name] = append(one.todo[name], again(w))
-			}
-			if len(facts) == 0 {
-				one.todo[name] = nil
-			}
+		one.names, one.facts = slices.Clone(s.names), nil
+		for _, w := range s.facts {
+			one.facts = append(one.facts, again(w))
 		}
 		c.settling = &one
 	}
-	c.reading, c.seen = maps.Clone(p.reading), make(map[int64]map[uint64]struct{}, len(p.seen))
-	for hour, ids := range p.seen {
-		c.seen[hour] = maps.Clone(ids)
-	}
+	c.reading, c.seen, c.hours = maps.Clone(p.reading), maps.Clone(p.seen), maps.Clone(p.hours)
+	c.letters, c.newLetters, c.oldLetters = maps.Clone(p.letters), maps.Clone(p.newLetters), slices.Clone(p.oldLetters)
+	c.held, c.room = arena{}, nil
 	c.newSeen, c.oldSeen, c.dirty = maps.Clone(p.newSeen), slices.Clone(p.oldSeen), nil
 	for _, e := range p.dirty {
 		c.dirty = append(c.dirty, c.entities[e.name])
@@ -169,8 +162,8 @@ func (p *Partition[S]) Encode(b []byte) []byte {
 	b = append(b, p.keyDone...)
 	var waits []string
 	for _, q := range p.facts {
-		for _, w := range q.items {
-			waits = append(waits, w.name()+"@"+string(record.Position{Offset: w.fact.Offset}.Append(nil)))
+		for _, w := range q.heap {
+			waits = append(waits, w.name+"@"+string(record.Position{Offset: w.fact.Offset}.Append(nil)))
 		}
 	}
 	sort.Strings(waits)
@@ -178,7 +171,7 @@ func (p *Partition[S]) Encode(b []byte) []byte {
 		b = append(b, w...)
 	}
 	if p.settling != nil {
-		for _, k := range p.settling.keys {
+		for _, k := range p.settling.names {
 			b = append(b, k...)
 		}
 	}
@@ -196,7 +189,7 @@ func (p *Partition[S]) Encode(b []byte) []byte {
 // Copied is how many of the facts that wait keep a copy of their headers.
 func (p *Partition[S]) Copied() (n int) {
 	for _, q := range p.facts {
-		for _, w := range q.items {
+		for _, w := range q.heap {
 			if w.headers != nil {
 				n++
 			}

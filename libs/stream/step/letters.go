@@ -322,7 +322,7 @@ func (w *waiting) again() []record.Header {
 
 // record is the record that the fact came in.
 func (w *waiting) record(cfg Config) record.Record {
-	r := record.Record{Topic: cfg.Topic, Partition: cfg.Partition, Offset: w.fact.Offset, AppendTime: w.appended, Key: []byte(w.name()), Value: w.fact.Value}
+	r := record.Record{Topic: cfg.Topic, Partition: cfg.Partition, Offset: w.fact.Offset, AppendTime: w.appended, Key: []byte(w.name), Value: w.fact.Value}
 	if w.headers != nil {
 		r.Headers = *w.headers
 		return r
@@ -345,9 +345,9 @@ func (p *Partition[S]) Archive() LogAppend { return p.archive(func(*waiting) boo
 func (p *Partition[S]) archive(which func(*waiting) bool) LogAppend {
 	var all []*waiting
 	for _, q := range p.facts {
-		for _, w := range q.items {
-			if !w.done && which(w) {
-				all = append(all, w)
+		for _, w := range q.heap {
+			if !w.done && which(w.waiting) {
+				all = append(all, w.waiting)
 			}
 		}
 	}

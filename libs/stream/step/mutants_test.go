@@ -34,6 +34,7 @@ func mutants() []mutant {
 	partition := func(from, to string) []edit { return []edit{{"partition.go", from, to}} }
 	settle := func(from, to string) []edit { return []edit{{"settle.go", from, to}} }
 	persist := func(from, to string) []edit { return []edit{{"persist.go", from, to}} }
+	queue := func(from, to string) []edit { return []edit{{"queue.go", from, to}} }
 	clock := func(from, to string) []edit { return []edit{{"clock.go", from, to}} }
 	return []mutant{
 		{"publish after apply", "what follows is published before the state is written", []edit{
@@ -88,9 +89,12 @@ func mutants() []mutant {
 
 		{"old ticks count", "the highest tick wins", settle("		if heard && at <= wall {", "		if false {")},
 		{"ticks from the future count", "a tick ahead of its append time is dropped", settle("if p.cfg.Client && at > FromMillis(r.AppendTime)+5*60*1_000_000 {", "if false {")},
-		{"passed is not strict", "what counts at the clock's instant waits", settle("for w := q.head(); w != nil && w.effective < upto; w = q.head() {", "for w := q.head(); w != nil && w.effective <= upto; w = q.head() {")},
-		{"entities in any order", "entities are settled in key order", settle("	sort.Strings(s.keys)", "	sort.Slice(s.keys, func(i, j int) bool { return len(s.todo[s.keys[i]]) < len(s.todo[s.keys[j]]) })")},
-		{"facts in order of arrival", "an entity's facts are folded in order of time", settle("	sort.SliceStable(facts, func(i, j int) bool { return facts[i].before(facts[j]) })", "	sort.SliceStable(facts, func(i, j int) bool { return facts[i].fact.Offset < facts[j].fact.Offset })")},
+		{"passed is not strict", "what counts at the clock's instant waits", queue("q.heap[0].effective >= upto {", "q.heap[0].effective > upto {")},
+		{"entities in any order", "entities are settled in key order", []edit{
+			{"queue.go", "	if c := strings.Compare(w.name, o.name); c != 0 {\n		return c", "	if c := strings.Compare(w.name, o.name); c != 0 {\n		return -c"},
+			{"settle.go", "	s.names = slices.Compact(s.names)", "	s.names = slices.Compact(s.names)\n	slices.Reverse(s.names)"},
+		}},
+		{"facts in order of arrival", "an entity's facts are folded in order of time", queue("	if c := cmp.Compare(w.effective, o.effective); c != 0 {", "	if c := cmp.Compare(w.fact.Offset, o.fact.Offset); c != 0 {")},
 		{"keys done are done again", "a second reading of a tick skips the entities done", settle("		if p.keyDone == \"\" || name > p.keyDone {", "		if true {")},
 		{"time is told to one partition", "the clock is passed on to every partition", settle("		for i := range to.Partitions {", "		for i := range to.Partitions - to.Partitions + 1 {")},
 		{"the clock moves with the first part", "the clock moves with a tick's last part", persist("	if p.settling != nil {\n		m.clocks, m.Imports = p.settling.before.clocks, p.settling.before.imports\n	}", "")},

@@ -198,10 +198,13 @@ type Partition[S any] struct {
 		shop, id string
 		count    *ImportCount
 	}
-	values  arena           // of entities to be written
-	reading map[string]bool // positions seen in a second reading
-	seen    map[int64]map[uint64]struct{}
-	letters map[int64]int64 // offsets of records that died and were not put back, with their week
+	values  arena               // of entities to be written
+	held    arena               // of facts that wait
+	room    []waiting           // for the next ones
+	reading map[string]bool     // positions seen in a second reading
+	seen    map[uint64]struct{} // ids of client records
+	hours   map[int64][]uint64  // the same by hour of append time
+	letters map[int64]int64     // offsets of records that died and were not put back, with their week
 	waits   int
 	kept    int // of what waits, in the archive alone
 	// The store has an archive: it goes when nothing of it waits any more.
@@ -210,7 +213,7 @@ type Partition[S any] struct {
 	next     int64
 	keyDone  string
 	ordinal  int32
-	settling *settling[S]
+	settling *settling
 
 	// The batch in hand.
 	eff     Effects
@@ -251,7 +254,7 @@ func (p *Partition[S]) reset() {
 	p.offsets = offsetQueue{}
 	p.sources, p.source, p.lastImport.count = map[string]*source{}, nil, nil
 	p.reading = map[string]bool{}
-	p.seen = map[int64]map[uint64]struct{}{}
+	p.seen, p.hours = map[uint64]struct{}{}, map[int64][]uint64{}
 	p.letters = map[int64]int64{}
 	p.waits, p.kept, p.archived, p.next, p.keyDone, p.ordinal, p.settling = 0, 0, false, 0, "", 0, nil
 	p.newLetters, p.oldLetters = map[int64][]byte{}, nil
@@ -586,30 +589,30 @@ func (p *Partition[S]) fresh(appended int64, key, sender, id string) bool {
 		_, _ = d.WriteString(part)
 	}
 	hash := d.Sum64()
-	for _, ids := range p.seen {
-		if _, ok := ids[hash]; ok {
-			return false
-		}
+	if _, ok := p.seen[hash]; ok {
+		return false
 	}
 	hour := appended / 3_600_000
-	ids := p.seen[hour]
-	if ids == nil {
-		ids = map[uint64]struct{}{}
-		p.seen[hour] = ids
+	if _, ok := p.hours[hour]; !ok {
+		p.hours[hour] = nil
 		p.meta.Hours = append(p.meta.Hours, hour)
 		slices.Sort(p.meta.Hours)
 		for len(p.meta.Hours) > 0 && p.meta.Hours[0] < p.meta.Hours[len(p.meta.Hours)-1]-dedupeHours {
 			old := p.meta.Hours[0]
 			p.meta.Hours = p.meta.Hours[1:]
-			delete(p.seen, old)
+			for _, id := range p.hours[old] {
+				delete(p.seen, id)
+			}
+			delete(p.hours, old)
 			delete(p.newSeen, old)
 			p.oldSeen = append(p.oldSeen, old)
 		}
-		if _, kept := p.seen[hour]; !kept {
+		if _, kept := p.hours[hour]; !kept {
 			return true // appended long before what was last seen: remembered by nobody
 		}
 	}
-	ids[hash] = struct{}{}
+	p.seen[hash] = struct{}{}
+	p.hours[hour] = append(p.hours[hour], hash)
 	p.newSeen[hour] = binary.LittleEndian.AppendUint64(p.newSeen[hour], hash)
 	return true
 }
@@ -753,12 +756,21 @@ func (p *Partition[S]) wakeUntil(ent *entity[S], limit Instant) {
 // wait holds a fact back. Kept says that the state has its record, and the log
 // need not.
 func (p *Partition[S]) wait(h *header[S], r *record.Record, kept bool) {
-	h.fact.Value = slices.Clone(h.fact.Value)
-	w := &waiting{fact: h.fact, effective: h.effective}
+	// What waits is cut from larger pieces: it comes and goes together, mostly.
+	if len(p.room) == 0 {
+		p.room = make([]waiting, 64)
+	}
+	w := &p.room[0]
+	p.room = p.room[1:]
+	p.held.room(len(h.fact.Value))
+	from := len(p.held.free)
+	p.held.free = append(p.held.free, h.fact.Value...)
+	h.fact.Value = p.held.cut(from)
+	*w = waiting{fact: h.fact, name: h.name, effective: h.effective}
 	w.keep(r, h.source, h.position)
 	q := p.facts[h.key.Shop]
 	if q == nil {
-		q = &factQueue{less: func(a, b *waiting) bool { return a.effective < b.effective }}
+		q = &factQueue{}
 		p.facts[h.key.Shop] = q
 	}
 	q.add(w)

@@ -68,11 +68,13 @@ func (p *Partition[S]) Restore(s State, f Fence) error {
 		if err != nil {
 			return fmt.Errorf("read dedupe log %q: %w", l.Name, err)
 		}
-		ids := make(map[uint64]struct{}, len(l.Data)/8)
+		ids := make([]uint64, 0, len(l.Data)/8)
 		for data := l.Data; len(data) >= 8; data = data[8:] {
-			ids[binary.LittleEndian.Uint64(data)] = struct{}{}
+			id := binary.LittleEndian.Uint64(data)
+			ids = append(ids, id)
+			p.seen[id] = struct{}{}
 		}
-		p.seen[hour] = ids
+		p.hours[hour] = ids
 	}
 	for _, l := range s.Logs {
 		if l.Name == archiveLog { // which is judged by all the rest
@@ -251,11 +253,7 @@ func (p *Partition[S]) Dump() []Entity {
 func (p *Partition[S]) Logs() []LogAppend {
 	var logs []LogAppend
 	for _, hour := range p.meta.Hours {
-		ids := make([]uint64, 0, len(p.seen[hour]))
-		for id := range p.seen[hour] {
-			ids = append(ids, id)
-		}
-		slices.Sort(ids)
+		ids := slices.Sorted(slices.Values(p.hours[hour]))
 		data := make([]byte, 0, len(ids)*8)
 		for _, id := range ids {
 			data = binary.LittleEndian.AppendUint64(data, id)

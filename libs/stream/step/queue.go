@@ -1,53 +1,101 @@
 package step
 
-import "container/heap"
+import (
+	"cmp"
+	"strings"
+)
 
 // waiting is a fact that may not count yet.
 type waiting struct {
 	fact      Fact
+	name      string // of the entity
 	effective Instant
 	origin
 }
 
-// name is the entity that the fact is about.
-func (w *waiting) name() string { return w.fact.Shop + "/" + w.fact.Key }
-
-// before orders one entity's facts: effective time, event time, id.
-func (w *waiting) before(o *waiting) bool {
-	if w.effective != o.effective {
-		return w.effective < o.effective
+// compare orders facts by entity, and those of one by effective time, event
+// time, id; what is equal in all is as it came.
+func (w *waiting) compare(o *waiting) int {
+	if c := strings.Compare(w.name, o.name); c != 0 {
+		return c
 	}
-	if w.fact.EventTime != o.fact.EventTime {
-		return w.fact.EventTime < o.fact.EventTime
+	if c := cmp.Compare(w.effective, o.effective); c != 0 {
+		return c
 	}
-	return w.fact.ID < o.fact.ID
+	return cmp.Or(
+		cmp.Compare(w.fact.EventTime, o.fact.EventTime),
+		strings.Compare(w.fact.ID, o.fact.ID),
+		cmp.Compare(w.fact.Offset, o.fact.Offset),
+	)
 }
+
+// heaped is what a heap holds: the least comes first.
+type heaped[T any] interface{ less(o T) bool }
+
+// push and pop keep the slice q a heap. Those of container/heap would box every
+// element.
+func push[T heaped[T]](q []T, x T) []T {
+	q = append(q, x)
+	i := len(q) - 1
+	for i > 0 {
+		up := (i - 1) / 2
+		if !x.less(q[up]) {
+			break
+		}
+		q[i], i = q[up], up
+	}
+	q[i] = x
+	return q
+}
+
+func pop[T heaped[T]](q []T) ([]T, T) {
+	first, n := q[0], len(q)-1
+	x := q[n]
+	clear(q[n:])
+	q = q[:n]
+	if n == 0 {
+		return q, first
+	}
+	i := 0
+	for {
+		down := 2*i + 1
+		if down >= n {
+			break
+		}
+		if down+1 < n && q[down+1].less(q[down]) {
+			down++
+		}
+		if !q[down].less(x) {
+			break
+		}
+		q[i], i = q[down], down
+	}
+	q[i] = x
+	return q, first
+}
+
+// queued is a waiting fact in the heap of its shop.
+type queued struct {
+	effective Instant
+	*waiting
+}
+
+func (q queued) less(o queued) bool { return q.effective < o.effective }
 
 // factQueue is a heap of waiting facts.
-type factQueue struct {
-	items []*waiting
-	less  func(a, b *waiting) bool
-}
+type factQueue struct{ heap []queued }
 
-func (q *factQueue) Len() int           { return len(q.items) }
-func (q *factQueue) Less(i, j int) bool { return q.less(q.items[i], q.items[j]) }
-func (q *factQueue) Swap(i, j int)      { q.items[i], q.items[j] = q.items[j], q.items[i] }
-func (q *factQueue) Push(x any)         { q.items = append(q.items, x.(*waiting)) }
-func (q *factQueue) Pop() any {
-	n := len(q.items) - 1
-	w := q.items[n]
-	q.items[n] = nil
-	q.items = q.items[:n]
-	return w
-}
-func (q *factQueue) add(w *waiting) { heap.Push(q, w) }
-func (q *factQueue) head() *waiting {
-	if len(q.items) == 0 {
+func (q *factQueue) add(w *waiting) { q.heap = push(q.heap, queued{w.effective, w}) }
+
+// take takes the first fact that counts before upto, nil where there is none.
+func (q *factQueue) take(upto Instant) (w *waiting) {
+	if len(q.heap) == 0 || q.heap[0].effective >= upto {
 		return nil
 	}
-	return q.items[0]
+	var first queued
+	q.heap, first = pop(q.heap)
+	return first.waiting
 }
-func (q *factQueue) take() { heap.Pop(q) }
 
 // offsetQueue is the waiting facts in the order of their offsets, which is the
 // order in which they come.
@@ -81,24 +129,18 @@ type alarm struct {
 	key string
 }
 
-// alarmQueue is a heap of wake-ups.
-type alarmQueue []alarm
+func (a alarm) less(o alarm) bool { return a.due < o.due || a.due == o.due && a.key < o.key }
 
-func (q alarmQueue) Len() int { return len(q) }
-func (q alarmQueue) Less(i, j int) bool {
-	if q[i].due != q[j].due {
-		return q[i].due < q[j].due
+// alarmQueue is a heap of wake-ups.
+type alarmQueue struct{ heap []alarm }
+
+func (q *alarmQueue) add(a alarm) { q.heap = push(q.heap, a) }
+
+// take takes the first wake-up before upto; false where there is none.
+func (q *alarmQueue) take(upto Instant) (first alarm, ok bool) {
+	if len(q.heap) == 0 || q.heap[0].due >= upto {
+		return alarm{}, false
 	}
-	return q[i].key < q[j].key
+	q.heap, first = pop(q.heap)
+	return first, true
 }
-func (q alarmQueue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-func (q *alarmQueue) Push(x any)   { *q = append(*q, x.(alarm)) }
-func (q *alarmQueue) Pop() any {
-	old := *q
-	n := len(old) - 1
-	a := old[n]
-	*q = old[:n]
-	return a
-}
-func (q *alarmQueue) add(a alarm) { heap.Push(q, a) }
-func (q *alarmQueue) take() alarm { return heap.Pop(q).(alarm) }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sort"
 	"strconv"
 
 	"google.golang.org/protobuf/proto"
@@ -14,10 +13,10 @@ import (
 )
 
 // settling is a clock's advance that is folded entity by entity.
-type settling[S any] struct {
-	keys []string
-	todo map[string][]*waiting
-	upto map[string]Instant // by shop
+type settling struct {
+	names []string           // who is due, in key order
+	facts []*waiting         // of these, in the same order
+	upto  map[string]Instant // by shop
 	// The clocks before the record: written with all parts but the last, so
 	// that a second reading finds the record new.
 	before times
@@ -164,31 +163,30 @@ func (p *Partition[S]) advance(r *record.Record, h *header[S]) (map[string]Insta
 }
 
 // due lists, in key order, the entities with something before the new clocks.
-func (p *Partition[S]) due(moved map[string]Instant) *settling[S] {
-	s := &settling[S]{todo: map[string][]*waiting{}, upto: moved}
+func (p *Partition[S]) due(moved map[string]Instant) *settling {
+	s := &settling{upto: moved}
 	for shop, upto := range moved {
 		if q := p.facts[shop]; q != nil {
-			for w := q.head(); w != nil && w.effective < upto; w = q.head() {
-				q.take()
-				name := w.name()
-				s.todo[name] = append(s.todo[name], w)
+			for w := q.take(upto); w != nil; w = q.take(upto) {
+				s.facts = append(s.facts, w)
 			}
 		}
 		if q := p.alarms[shop]; q != nil {
-			for len(*q) > 0 && (*q)[0].due < upto {
-				a := q.take()
+			for a, ok := q.take(upto); ok; a, ok = q.take(upto) {
 				if ent := p.entities[a.key]; ent != nil && ent.wake == a.due {
-					if _, ok := s.todo[a.key]; !ok {
-						s.todo[a.key] = nil
-					}
+					s.names = append(s.names, a.key)
 				}
 			}
 		}
 	}
-	for name := range s.todo {
-		s.keys = append(s.keys, name)
+	slices.SortFunc(s.facts, (*waiting).compare)
+	for i, w := range s.facts {
+		if i == 0 || w.name != s.facts[i-1].name {
+			s.names = append(s.names, w.name)
+		}
 	}
-	sort.Strings(s.keys)
+	slices.Sort(s.names)
+	s.names = slices.Compact(s.names)
 	return s
 }
 
@@ -196,11 +194,13 @@ func (p *Partition[S]) due(moved map[string]Instant) *settling[S] {
 // up to the new clocks; then the clocks move, and are passed on.
 func (p *Partition[S]) settle(r *record.Record) bool {
 	s := p.settling
-	for len(s.keys) > 0 {
-		name := s.keys[0]
-		facts := s.todo[name]
-		s.keys = s.keys[1:]
-		delete(s.todo, name)
+	for len(s.names) > 0 {
+		name, n := s.names[0], 0
+		for n < len(s.facts) && s.facts[n].name == name {
+			n++
+		}
+		facts := s.facts[:n]
+		s.names, s.facts = s.names[1:], s.facts[n:]
 		key, _ := splitKey(name)
 		if p.keyDone == "" || name > p.keyDone {
 			p.live(name, key, facts, s.upto[key.Shop])
@@ -213,7 +213,7 @@ func (p *Partition[S]) settle(r *record.Record) bool {
 				p.kept--
 			}
 		}
-		if len(s.keys) > 0 && (len(p.dirty) >= p.cfg.MaxDirty || len(p.eff.outs) >= p.cfg.MaxOuts) {
+		if len(s.names) > 0 && (len(p.dirty) >= p.cfg.MaxDirty || len(p.eff.outs) >= p.cfg.MaxOuts) {
 			return false
 		}
 	}
@@ -229,7 +229,6 @@ func (p *Partition[S]) settle(r *record.Record) bool {
 
 // live folds one entity's facts and wake-ups in order of time, facts first.
 func (p *Partition[S]) live(name string, key Key, facts []*waiting, upto Instant) {
-	sort.SliceStable(facts, func(i, j int) bool { return facts[i].before(facts[j]) })
 	for _, w := range facts {
 		p.wakeUntil(p.entity(name, key), w.effective)
 		// A wake-up may have dropped it: then this is a new life.
