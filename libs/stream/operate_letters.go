@@ -392,3 +392,41 @@ func answer(l Letter) record.Out {
 		{Key: record.HeaderRequeueWhy, Value: []byte(l.Requeued.Why)},
 	}}
 }
+
+// Again waits, at most for limit, until the records that Requeue has put back are
+// folded, and returns the letters of those that have died again.
+func (o *Operator) Again(ctx context.Context, ps []Processor, put []Letter, limit time.Duration) ([]Letter, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	places := map[string]bool{}
+	for _, l := range put {
+		if l.Requeued == nil || l.Requeued.Offset < 0 {
+			continue
+		}
+		i := slices.IndexFunc(ps, func(p Processor) bool { return p.Name == l.Processor })
+		if i < 0 {
+			return nil, fmt.Errorf("there is no processor %s", l.Processor)
+		}
+		places[letterID(l.Processor, l.Log, l.Partition, l.Requeued.Offset)] = true
+		for {
+			raw, err := o.Store.Fence(ctx, ps[i].Tag(l.Partition))
+			if err == nil && raw != "" {
+				var f step.Fence
+				if f, err = step.ParseFence(raw); err == nil && f.Next > l.Requeued.Offset {
+					break
+				}
+			}
+			if err != nil && ctx.Err() == nil {
+				return nil, err
+			}
+			if !sleep(ctx, ctx, 100*time.Millisecond) || ctx.Err() != nil {
+				return nil, fmt.Errorf("wait for %s/%d to fold %s/%d@%d: %w", l.Processor, l.Partition, l.Topic, l.Partition, l.Requeued.Offset, ctx.Err())
+			}
+		}
+	}
+	all, _, _, err := o.Letters(ctx, LetterFilter{Partition: -1, Open: true, Requeued: true})
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(l Letter) bool { return !places[l.ID] }), nil
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -155,9 +156,25 @@ func (h *Host) Close() {
 	h.Client.Close()
 }
 
-// Component runs a processor.
+// Component runs a processor. It is ready also where a partition is silent or has
+// halted: another instance would fare no better; its detail says so.
 func (h *Host) Component(p stream.Processor) service.Component {
-	return service.Component{Name: p.Name, Run: func(ctx context.Context) error { return h.Runtime.Run(ctx, p) }}
+	return service.Component{
+		Name:   p.Name,
+		Run:    func(ctx context.Context) error { return h.Runtime.Run(ctx, p) },
+		Detail: func() string { return detail(h.Runtime.Info(), p.Name) },
+	}
+}
+
+// detail says which partitions of a processor need an operator.
+func detail(all []stream.PartitionInfo, name string) string {
+	var lines []string
+	for _, i := range all {
+		if i.Processor == name && i.Reason != "" {
+			lines = append(lines, fmt.Sprintf("partition %d: %s", i.Partition, i.Reason))
+		}
+	}
+	return strings.Join(lines, "; ")
 }
 
 // place is where an entity of a processor lies.
