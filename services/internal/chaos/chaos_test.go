@@ -20,7 +20,7 @@ import (
 )
 
 var (
-	flagSystem   = flag.String("chaos.system", "", "system to break: embedded, real, three; empty: none")
+	flagSystem   = flag.String("chaos.system", "", "system to break: embedded, real, three (brokers), cluster (of the store); empty: none")
 	flagFaults   = flag.Int("chaos.faults", 60, "faults to make")
 	flagKinds    = flag.String("chaos.kinds", "", "expression that the names of the kinds match; empty: all")
 	flagEvents   = flag.Int64("chaos.events", 0, "least number of events to be acknowledged: faults go on until then")
@@ -99,8 +99,10 @@ func TestChaos(t *testing.T) {
 		r = newReal(t, logs, 1, clockOf(*flagSeed))
 	case "three":
 		r = newReal(t, logs, 3, clockOf(*flagSeed))
+	case "cluster":
+		r = newReal(t, logs, 1, clustered|clockOf(*flagSeed))
 	default:
-		t.Fatalf("-chaos.system %s is none of embedded, real, three", *flagSystem)
+		t.Fatalf("-chaos.system %s is none of embedded, real, three, cluster", *flagSystem)
 	}
 	l := r.break_(chosen(t, r))
 	l.write(t, filepath.Join(out, name))
@@ -174,6 +176,11 @@ func (r *rig) break_(all []kind) *ledger {
 		f.wait(leastPause, mostPause)
 		if r.has(replicated) {
 			if err := r.whole(); err != nil {
+				t.Fatalf("before fault %d: %v", n, err)
+			}
+		}
+		if r.has(clustered) {
+			if err := r.steady(); err != nil {
 				t.Fatalf("before fault %d: %v", n, err)
 			}
 		}
@@ -272,7 +279,7 @@ func (r *rig) settle(ctx context.Context, within time.Duration) error {
 // versions of what is broken.
 func versions(r *rig) string {
 	v := "embedded broker and store"
-	if r.store != nil {
+	if r.broker != nil {
 		out, _ := exec.Command(*flagStore, "--version").Output()
 		v = "Apache Kafka 4.3.1, " + strings.TrimSpace(string(out))
 	}

@@ -217,6 +217,59 @@ func kinds() []kind {
 				f.must(f.whole())
 			}
 		}},
+		// The store as a cluster.
+		{"cluster: kill a master", clustered, func(f *fault) {
+			m := f.master()
+			m.Kill(0)
+			f.wait(0, 5*time.Second) // a replica takes over, or it comes back first
+			m.Start()
+		}},
+		{"cluster: kill a master, writes lost", clustered, func(f *fault) {
+			m := f.master()
+			var frozen []*lab.Server
+			for _, n := range f.nodes { // who could take over has not got the last writes
+				if n != m && !f.isMaster(n) {
+					n.Freeze(0)
+					frozen = append(frozen, n)
+				}
+			}
+			f.wait(100*time.Millisecond, time.Second)
+			m.Kill(0)
+			for _, n := range frozen {
+				n.Thaw(0)
+			}
+			f.wait(3*time.Second, 5*time.Second)
+			m.Start()
+		}},
+		{"cluster: freeze a master until it is replaced", clustered, func(f *fault) {
+			m := f.master()
+			m.Freeze(0)
+			f.wait(3*time.Second, 6*time.Second)
+			m.Thaw(0)
+		}},
+		{"cluster: failover by hand", clustered, func(f *fault) { f.handOver("CLUSTER FAILOVER") }},
+		{"cluster: takeover", clustered, func(f *fault) { f.handOver("CLUSTER FAILOVER TAKEOVER") }},
+		{"cluster: kill all", clustered, func(f *fault) {
+			for _, n := range f.nodes {
+				n.Kill(0)
+			}
+			for _, n := range f.nodes {
+				n.Start()
+			}
+		}},
+		{"cluster: a master wiped", clustered, func(f *fault) { _, err := f.rig.tell(f.master(), "FLUSHALL"); f.must(err) }},
+		{"cluster: clients killed", clustered, func(f *fault) {
+			for _, n := range f.nodes {
+				_, err := f.rig.tell(n, "CLIENT KILL TYPE normal SKIPME yes")
+				f.must(err)
+			}
+		}},
+		{"cluster: writes paused", clustered, func(f *fault) {
+			d := f.between(300*time.Millisecond, 3*time.Second)
+			_, err := f.rig.tell(f.master(), fmt.Sprintf("CLIENT PAUSE %d WRITE", d.Milliseconds()))
+			f.must(err)
+			time.Sleep(d)
+		}},
 		// The store.
 		{"store: kill", ownStore, func(f *fault) { f.store.Kill(0); f.store.Start() }},
 		{"store: power loss", ownStore, func(f *fault) { f.store.Kill(0); f.must(cutTail(f)); f.store.Start() }},
@@ -266,6 +319,28 @@ func kinds() []kind {
 			f.trouble(f.toStore, lab.Trouble{Late: f.between(50*time.Millisecond, 500*time.Millisecond)}, 300*time.Millisecond, 2*time.Second)
 		}},
 		{"store: blackhole", ownStore, func(f *fault) { f.trouble(f.toStore, lab.Trouble{Hold: true}, time.Second, 8*time.Second) }},
+	}
+}
+
+// steady waits until the cluster of the store is whole: every replica follows.
+func (r *rig) steady() error {
+	for until := time.Now().Add(recoverWithin); ; time.Sleep(pollEvery) {
+		wrong := ""
+		for _, n := range r.nodes {
+			state, err := r.tell(n, "CLUSTER INFO")
+			role, err2 := r.tell(n, "ROLE")
+			if err := errorsOf(err, err2); err != nil {
+				wrong = err.Error()
+			} else if !strings.Contains(state, "cluster_state:ok") || !strings.Contains(role, "master") && !strings.Contains(role, "connected") {
+				wrong = fmt.Sprintf("%s: %q, %q", n.Addr, state, role)
+			}
+		}
+		if wrong == "" {
+			return nil
+		}
+		if time.Now().After(until) {
+			return fmt.Errorf("the store's cluster is not whole: %s", wrong)
+		}
 	}
 }
 
@@ -342,6 +417,33 @@ func (f *fault) another() *lab.Process {
 	f.t.Helper()
 	p := f.someone()
 	return f.twin(p, p.Name())
+}
+
+func (f *fault) isMaster(n *lab.Server) bool {
+	said, err := f.rig.tell(n, "ROLE")
+	return err == nil && strings.Contains(said, "master")
+}
+
+// master is one of the cluster.
+func (f *fault) master() *lab.Server {
+	for from := f.random.IntN(len(f.nodes)); ; from++ {
+		if n := f.nodes[from%len(f.nodes)]; f.isMaster(n) {
+			return n
+		}
+	}
+}
+
+// handOver tells a replica to take over. It says no while it has no master.
+func (f *fault) handOver(command string) {
+	from := f.random.IntN(len(f.nodes))
+	for i := range f.nodes {
+		n := f.nodes[(from+i)%len(f.nodes)]
+		if !f.isMaster(n) {
+			if _, err := f.rig.tell(n, command); err == nil {
+				return
+			}
+		}
+	}
 }
 
 // failover promotes the replica, which has not got the last writes. In a split

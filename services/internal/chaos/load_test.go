@@ -28,7 +28,7 @@ type load struct {
 	senders []*sender
 	client  *http.Client
 
-	enough     int64 // events, of which more come slowly; 0: never enough
+	enough     int64        // events, of which more come slowly; 0: never enough
 	acked      atomic.Int64 // events
 	again      atomic.Int64 // events sent again after they had been acknowledged
 	repeated   atomic.Int64 // calls repeated because there was no good answer

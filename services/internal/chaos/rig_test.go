@@ -44,6 +44,8 @@ const (
 	keepsProducers
 	// replicated: three brokers.
 	replicated
+	// clustered: the store is a cluster of three masters with replicas.
+	clustered
 	// skewed: the collector's clock can be set.
 	skewed
 )
@@ -70,12 +72,13 @@ type rig struct {
 	collector string // host:port
 	broker    *lab.Server
 	store     *lab.Server
-	replica   *lab.Server  // of the store
-	front     *lab.Proxy   // between senders and collector
-	toBroker  []*lab.Proxy // between services and each broker
-	toStore   *lab.Proxy   // between services and store
-	beside    *lab.Proxy   // the oracle's way to the store: never disturbed, redirected only
-	kafka     []string     // the oracle's way to the broker
+	replica   *lab.Server   // of the store
+	nodes     []*lab.Server // of the store, where it is a cluster
+	front     *lab.Proxy    // between senders and collector
+	toBroker  []*lab.Proxy  // between services and each broker
+	toStore   *lab.Proxy    // between services and store
+	beside    *lab.Proxy    // the oracle's way to the store: never disturbed, redirected only
+	kafka     []string      // the oracle's way to the broker
 	redis     string
 	client    *broker.Client
 	state     *state.Store
@@ -105,12 +108,15 @@ func newEmbedded(t *testing.T, logs string) *rig {
 func newReal(t *testing.T, logs string, nodes int, more capability) *rig {
 	t.Helper()
 	r := &rig{
-		t: t, name: "real", can: apart | ownBroker | ownStore | keepsProducers | more, dir: t.TempDir(), logs: logs, collector: lab.FreePort(t), admin: map[string]string{},
+		t: t, name: "real", can: apart | ownBroker | keepsProducers | more, dir: t.TempDir(), logs: logs, collector: lab.FreePort(t), admin: map[string]string{},
 		toStore: lab.NewProxy(t, ""), beside: lab.NewProxy(t, ""),
 	}
 	if nodes > 1 {
 		r.name = "three"
 		r.can |= replicated
+	}
+	if r.has(clustered) {
+		r.name = "cluster"
 	}
 	for range nodes {
 		r.toBroker = append(r.toBroker, lab.NewProxy(t, ""))
@@ -118,18 +124,28 @@ func newReal(t *testing.T, logs string, nodes int, more capability) *rig {
 	r.broker = lab.NewKafka(t, filepath.Join(r.dir, "kafka"), nodes, r.toBroker...)
 	r.broker.Start()
 	r.kafka = strings.Split(r.broker.Addr, ",")
-	for _, s := range []struct {
-		server **lab.Server
-		name   string
-	}{{&r.store, "redis"}, {&r.replica, "replica"}} {
-		*s.server = lab.NewRedis(t, filepath.Join(r.dir, s.name), *flagStore, "--appendonly", "yes", "--appendfsync", "everysec", "--repl-diskless-sync-delay", "0",
-			"--user", "services", "on", ">"+storePassword, "~*", "&*", "+@all")
-		(*s.server).Start()
+	store := []string{"--appendonly", "yes", "--appendfsync", "everysec", "--user", "services", "on", ">" + storePassword, "~*", "&*", "+@all"}
+	var reach []string
+	if r.has(clustered) {
+		r.nodes = lab.NewCluster(t, filepath.Join(r.dir, "redis"), *flagStore, store...)
+		var addrs []string
+		for _, n := range r.nodes {
+			addrs = append(addrs, n.Addr)
+		}
+		r.redis = strings.Join(addrs, ",")
+		reach = []string{"--store.addrs", r.redis, "--store.cluster"}
+	} else {
+		r.can |= ownStore
+		store = append([]string{"--repl-diskless-sync-delay", "0"}, store...)
+		r.store, r.replica = lab.NewRedis(t, filepath.Join(r.dir, "redis"), *flagStore, store...), lab.NewRedis(t, filepath.Join(r.dir, "replica"), *flagStore, store...)
+		r.store.Start()
+		r.replica.Start()
+		r.follow()
+		r.toStore.Redirect(r.store.Addr)
+		r.beside.Redirect(r.store.Addr)
+		r.redis = r.beside.Addr
+		reach = []string{"--store.addrs", r.toStore.Addr}
 	}
-	r.follow()
-	r.toStore.Redirect(r.store.Addr)
-	r.beside.Redirect(r.store.Addr)
-	r.redis = r.beside.Addr
 	r.connect()
 	r.run("topics", "apply", "--partitions", fmt.Sprint(partitions))
 	var brokers []string
@@ -146,7 +162,7 @@ func newReal(t *testing.T, logs string, nodes int, more capability) *rig {
 		if name == "collector" {
 			args = append(args, "--http.listen", r.collector, "--keys-file", filepath.Join(r.data(), "keys.yaml"), "--shops-file", filepath.Join(r.data(), "shops.json"))
 		} else {
-			args = append(args, "--store.addrs", r.toStore.Addr, "--store.user", "services", "--store.password", storePassword, "--data-dir", filepath.Join(r.dir, name))
+			args = append(append(args, reach...), "--store.user", "services", "--store.password", storePassword, "--data-dir", filepath.Join(r.dir, name))
 		}
 		if command == "skewed" {
 			args = append(args, "--clock-file", r.clockFile())
@@ -192,7 +208,7 @@ func (r *rig) connect() {
 		r.t.Fatal(err)
 	}
 	store := state.DefaultConfig()
-	store.Addrs, store.Timeout = []string{r.redis}, 2*time.Second
+	store.Addrs, store.Cluster, store.Timeout = strings.Split(r.redis, ","), r.has(clustered), 2*time.Second
 	if r.state, err = state.Open(store); err != nil {
 		r.t.Fatal(err)
 	}

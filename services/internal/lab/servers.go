@@ -156,5 +156,31 @@ func NewKafka(t testing.TB, dir string, nodes int, proxies ...*Proxy) *Server {
 // arguments.
 func NewRedis(t testing.TB, dir, command string, args ...string) *Server {
 	t.Helper()
-	return NewServer(t, "redis", dir, FreePorts(t, 1), "REDIS_SERVER="+command, "REDIS_ARGS="+strings.Join(args, " "))
+	return newRedis(t, dir, command, FreePorts(t, 1), args)
+}
+
+func newRedis(t testing.TB, dir, command string, port int, args []string) *Server {
+	t.Helper()
+	return NewServer(t, "redis", dir, port, "REDIS_SERVER="+command, "REDIS_ARGS="+strings.Join(args, " "))
+}
+
+// NewCluster starts a cluster of three masters with a replica each.
+func NewCluster(t testing.TB, dir, command string, args ...string) []*Server {
+	t.Helper()
+	const nodes = 6
+	port := FreePorts(t, 2*nodes)
+	var all []*Server
+	create := []string{"--cluster", "create"}
+	for i := range nodes {
+		s := newRedis(t, filepath.Join(dir, strconv.Itoa(i)), command, port+2*i, append([]string{
+			"--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(port + 2*i + 1), "--cluster-node-timeout", "1500", "--repl-diskless-sync-delay", "0",
+		}, args...))
+		s.Start()
+		all = append(all, s)
+		create = append(create, s.Addr)
+	}
+	if out, err := exec.Command("redis-cli", append(create, "--cluster-replicas", "1", "--cluster-yes")...).CombinedOutput(); err != nil {
+		t.Fatalf("make a cluster: %v\n%s", err, out)
+	}
+	return all
 }
