@@ -72,6 +72,7 @@ type Member struct {
 
 	// The rest belongs to the goroutine of Run.
 	id         string // as the coordinator knows this member; "" before it does
+	leaving    bool
 	partitions int
 	own        func(ctx context.Context, partition int32)
 	share      share
@@ -105,8 +106,8 @@ func (c *Client) NewMember(group, topic string, log *slog.Logger) *Member {
 
 // Run is a member until ctx ends. For each partition that it is given it calls
 // own on a goroutine, with a context that ends when the partition has to be given
-// up (or with ctx); the next owner gets it after own has returned, which it must
-// not do before. Run returns nil after it has left, and ErrFenced where another
+// up, which is a moment after ctx at the latest; the next owner gets it after own
+// has returned, which it must not do before. Run returns nil after it has left, and ErrFenced where another
 // process goes by this one's instance id. It is called once.
 func (m *Member) Run(ctx context.Context, own func(ctx context.Context, partition int32)) error {
 	n, err := m.client.Partitions(ctx, m.topic)
@@ -115,10 +116,31 @@ func (m *Member) Run(ctx context.Context, own func(ctx context.Context, partitio
 	}
 	m.partitions, m.own = n, own
 	err = m.serve(ctx)
-	m.drop(ctx)
-	m.leave(ctx)
+	m.finish(context.WithoutCancel(ctx))
 	return err
 }
+
+// finish hands over and leaves. Who leaves says so first, while its work goes on:
+// then the others wait for what it releases, and take it over at once. Where that
+// comes to nothing they learn of it when it has left.
+func (m *Member) finish(ctx context.Context) {
+	m.leaving = true
+	if len(m.held) > 0 && m.client.cfg.InstanceID == "" {
+		announcing, cancel := context.WithTimeout(ctx, announce+2*m.client.cfg.HeartbeatInterval)
+		if err := m.join(announcing); err != nil {
+			m.log.Debug("left without notice", slog.Any("err", err))
+		}
+		cancel()
+	}
+	m.share = share{}
+	_ = m.stay(ctx) // what puts it out now changes nothing
+	m.drop(ctx)
+	m.leave(ctx)
+}
+
+// announce is how long the others may take to hear that a member is about to
+// leave, beyond their heartbeats.
+const announce = 500 * time.Millisecond
 
 // serve joins and stays, again and again.
 func (m *Member) serve(ctx context.Context) error {
@@ -211,7 +233,7 @@ func (m *Member) enter(ctx context.Context) (joined, error) {
 		id := r.string()
 		for range r.count() {
 			c := claim{member: r.string(), instance: r.string()}
-			c.held, c.generation = parseSubscription(r.bytes(), m.topic)
+			c.read(r.bytes(), m.topic)
 			j.claims = append(j.claims, c)
 		}
 		if code == errMemberIDRequired && id != m.id {
@@ -231,7 +253,7 @@ const strategy = "sillage-sticky"
 
 func (m *Member) joinRequest() []byte {
 	cfg := m.client.cfg
-	c := claim{generation: -1}
+	c := claim{generation: -1, leaving: m.leaving}
 	for p := range m.held {
 		c.held = append(c.held, p)
 	}
@@ -282,10 +304,10 @@ func (m *Member) appendSelf(b []byte, id string, generation int32) []byte {
 	return appendNullable(b, m.client.cfg.InstanceID)
 }
 
-// stay works on the share until another round is due (errRebalance) or the
-// membership is over. Where ctx ends it stays until all is released.
+// stay works on the share until another round is due (errRebalance), the
+// membership is over, or ctx is; who is leaving, until all is released.
 func (m *Member) stay(ctx context.Context) error {
-	beating, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	beating, cancel := context.WithCancel(ctx)
 	over := make(chan error, 1)
 	soon := m.share.round != settled
 	go func() {
@@ -297,18 +319,17 @@ func (m *Member) stay(ctx context.Context) error {
 		for range over { // until it has ended
 		}
 	}()
-	done := ctx.Done()
 	for {
 		m.reconcile(ctx)
 		switch {
-		case ctx.Err() != nil && len(m.held) == 0:
-			return ctx.Err()
-		case ctx.Err() == nil && m.share.round == awaited && m.nothingElse():
+		case m.leaving && len(m.held) == 0:
+			return nil
+		case m.share.round == awaited && m.nothingElse():
 			return errRebalance
 		}
 		select {
-		case <-done:
-			done, m.share = nil, share{}
+		case <-ctx.Done():
+			return ctx.Err()
 		case <-m.released:
 		case err := <-over:
 			return err
@@ -334,7 +355,8 @@ func (m *Member) reconcile(ctx context.Context) {
 		if m.held[p] != nil {
 			continue // perhaps a former hold that ends first
 		}
-		working, cancel := context.WithCancel(ctx)
+		// It ends when it is told to, not with ctx: then it can still be handed over.
+		working, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		h := &holding{cancel: cancel, done: make(chan struct{})}
 		m.held[p] = h
 		go func() {

@@ -17,6 +17,7 @@ type claim struct {
 	member     string
 	instance   string // "" for a dynamic member
 	generation int32  // in which it got what it holds; -1: none
+	leaving    bool   // it works on until it has released everything, and is given nothing
 	held       []int32
 }
 
@@ -57,17 +58,19 @@ func divide(group string, claims []claim, partitions int) map[string]share {
 		}
 	}
 	// Who holds more gets the odd partitions: fewest moves.
-	order := make([]int, len(claims))
-	for i := range order {
-		order[i] = i
+	var order []int
+	for i, c := range claims {
+		if !c.leaving {
+			order = append(order, i)
+		}
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(len(held[b]), len(held[a])) })
 	given := make([][]int32, len(claims))
 	quota := make([]int, len(claims))
 	kept := make([]bool, partitions)
 	for rank, i := range order {
-		quota[i] = partitions / len(claims)
-		if rank < partitions%len(claims) {
+		quota[i] = partitions / len(order)
+		if rank < partitions%len(order) {
 			quota[i]++
 		}
 		given[i] = slices.Clone(held[i][:min(quota[i], len(held[i]))])
@@ -78,7 +81,7 @@ func divide(group string, claims []claim, partitions int) map[string]share {
 	moves := false
 	next := 0
 	for p := range partitions {
-		if kept[p] {
+		if kept[p] || len(order) == 0 {
 			continue
 		}
 		for len(given[order[next]]) >= quota[order[next]] {
@@ -129,7 +132,7 @@ func holders(claims []claim, partitions int) []int {
 }
 
 // place is where a member stands in the order of its group.
-func (c claim) place(group string) uint64 {
+func (c *claim) place(group string) uint64 {
 	h := fnv.New64a()
 	h.Write([]byte(group + "/" + cmp.Or(c.instance, c.member)))
 	return h.Sum64()
@@ -137,37 +140,34 @@ func (c claim) place(group string) uint64 {
 
 // The forms on the wire are those of Kafka's consumers, so that its tools can
 // show them: ConsumerProtocolSubscription version 2 and ConsumerProtocolAssignment
-// version 0, with the round as user data.
+// version 0, with leaving and round as user data.
 
 func subscription(topic string, c claim) []byte {
 	b := appendInt16(nil, 2)
 	b = appendInt32(b, 1)
 	b = appendString(b, topic)
-	b = appendInt32(b, -1) // no user data
+	if c.leaving {
+		b = appendBytes(b, []byte{1})
+	} else {
+		b = appendInt32(b, -1)
+	}
 	b = appendPartitions(b, topic, c.held)
 	return appendInt32(b, c.generation)
 }
 
-// parseSubscription reads what a member says of topic. Of what cannot be read it
-// makes a member that holds nothing.
-func parseSubscription(data []byte, topic string) (held []int32, generation int32) {
+// read takes over what a member says of topic. Of what cannot be read it makes a
+// member that holds nothing.
+func (c *claim) read(data []byte, topic string) {
 	r := reader{b: data}
 	version := r.int16()
 	for range r.count() {
 		r.string()
 	}
-	r.bytes()
-	if version < 1 {
-		return nil, -1
+	leaving := len(r.bytes()) > 0
+	held, generation := r.partitions(topic), r.int32()
+	if c.generation = -1; version == 2 && r.err == nil {
+		c.held, c.generation, c.leaving = held, generation, leaving
 	}
-	held, generation = r.partitions(topic), -1
-	if version >= 2 {
-		generation = r.int32()
-	}
-	if r.err != nil {
-		return nil, -1
-	}
-	return held, generation
 }
 
 func assignment(topic string, s share) []byte {

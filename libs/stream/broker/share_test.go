@@ -108,6 +108,23 @@ func TestSharesAreBalancedAndOnlyWhatMovesIsReleased(t *testing.T) {
 	})
 }
 
+func TestWhoLeavesIsGivenNothing(t *testing.T) {
+	claims := []claim{{member: "a", held: []int32{0, 1}}, {member: "b", held: []int32{2, 3}, leaving: true}}
+	want := map[string]share{"a": {partitions: []int32{0, 1}, round: underway}, "b": {round: awaited}}
+	if d := cmp.Diff(want, divide("g", claims, 4), cmp.AllowUnexported(share{})); d != "" {
+		t.Error(d)
+	}
+	want = map[string]share{"a": {partitions: []int32{0, 1, 2, 3}}}
+	if d := cmp.Diff(want, divide("g", claims[:1], 4), cmp.AllowUnexported(share{})); d != "" {
+		t.Error(d)
+	}
+	claims[0].leaving = true
+	want = map[string]share{"a": {round: awaited}, "b": {round: awaited}}
+	if d := cmp.Diff(want, divide("g", claims, 4), cmp.AllowUnexported(share{})); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestOddPartitionsAreSpreadOverProcesses(t *testing.T) {
 	first := map[string]int{}
 	for g := range 60 {
@@ -134,13 +151,24 @@ func TestOfTwoClaimsTheLaterIsRight(t *testing.T) {
 }
 
 func TestSubscriptionAndShareAreReadBack(t *testing.T) {
-	c := claim{generation: 7, held: []int32{1, 5}}
-	held, generation := parseSubscription(subscription("t", c), "t")
-	if generation != 7 || !slices.Equal(held, c.held) {
-		t.Errorf("%v in generation %d", held, generation)
-	}
-	if held, _ := parseSubscription(subscription("u", c), "t"); held != nil {
-		t.Errorf("%v of another topic", held)
+	for _, c := range []claim{{generation: 7, held: []int32{1, 5}}, {generation: 7, held: []int32{1, 5}, leaving: true}} {
+		data := subscription("t", c)
+		var got claim
+		got.read(data, "t")
+		if d := cmp.Diff(c, got, cmp.AllowUnexported(claim{})); d != "" {
+			t.Error(d)
+		}
+		got.read(subscription("u", c), "t")
+		if got.held != nil {
+			t.Errorf("%v of another topic", got.held)
+		}
+		for i := range data {
+			got = claim{}
+			got.read(data[:i], "t")
+			if d := cmp.Diff(claim{generation: -1}, got, cmp.AllowUnexported(claim{})); d != "" {
+				t.Errorf("cut off at %d: %s", i, d)
+			}
+		}
 	}
 	want := share{partitions: []int32{0, 3}, round: awaited}
 	got, err := parseShare(assignment("t", want), "t")
@@ -153,13 +181,7 @@ func TestSubscriptionAndShareAreReadBack(t *testing.T) {
 	if s, err := parseShare(nil, "t"); err != nil || len(s.partitions) > 0 {
 		t.Errorf("of nothing: %+v, %v", s, err)
 	}
-	data := subscription("t", c)
-	for i := range data {
-		if _, g := parseSubscription(data[:i], "t"); g != -1 {
-			t.Errorf("cut off at %d: generation %d", i, g)
-		}
-	}
-	data = assignment("t", want)
+	data := assignment("t", want)
 	for i := 1; i < len(data)-1; i++ {
 		if _, err := parseShare(data[:i], "t"); err == nil {
 			t.Errorf("a share cut off at %d is read", i)
