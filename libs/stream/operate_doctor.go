@@ -37,7 +37,7 @@ func (o *Operator) Doctor(ctx context.Context, ps []Processor, production bool) 
 
 // judge judges a cluster's settings.
 func judge(c broker.Cluster, catalogue []topics.Topic, ps []Processor, production bool) []state.Finding {
-	j := &judgement{alone: len(c.Brokers) == 1 && !production}
+	j := &judgement{alone: len(c.Brokers) == 1 && !production, session: c.Session}
 	for _, b := range c.Brokers {
 		j.broker(b)
 	}
@@ -56,8 +56,9 @@ func judge(c broker.Cluster, catalogue []topics.Topic, ps []Processor, productio
 }
 
 type judgement struct {
-	alone bool // one broker, on which less is expected
-	found []state.Finding
+	alone   bool          // one broker, on which less is expected
+	session time.Duration // that members ask for
+	found   []state.Finding
 }
 
 func (j *judgement) add(refuse bool, where, fix, format string, args ...any) {
@@ -79,7 +80,7 @@ func (j *judgement) broker(b broker.Broker) {
 	if b.Config["auto.create.topics.enable"] == "true" {
 		j.refuse(where, "auto.create.topics.enable=false", "it makes topics that somebody mistypes, with its own number of partitions")
 	}
-	ms := broker.SessionTimeout.Milliseconds()
+	ms := j.session.Milliseconds()
 	if least, ok := number(b.Config, "group.min.session.timeout.ms"); ok && ms < least {
 		j.refuse(where, fmt.Sprintf("group.min.session.timeout.ms=%d or less", ms), "the least session timeout is %d ms, ours is %d: members are refused", least, ms)
 	}

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -15,7 +16,7 @@ import (
 
 // healthy is a cluster in which nothing is to be found.
 func healthy(brokers, replicas int) (broker.Cluster, []topics.Topic, []Processor) {
-	c := broker.Cluster{ID: "c", Topics: map[string]broker.TopicState{}}
+	c := broker.Cluster{ID: "c", Topics: map[string]broker.TopicState{}, Session: 6 * time.Second}
 	for i := range brokers {
 		c.Brokers = append(c.Brokers, broker.Broker{ID: i + 1, Config: map[string]string{
 			"auto.create.topics.enable": "false", "group.min.session.timeout.ms": "2000", "group.max.session.timeout.ms": "1800000", "offsets.retention.minutes": "400000",

@@ -13,14 +13,12 @@ import (
 // LargestBatch is the largest batch that a producer appends, in bytes.
 const LargestBatch = maxBatch
 
-// SessionTimeout is what this client's members ask their group for.
-func (c *Client) SessionTimeout() time.Duration { return c.cfg.SessionTimeout }
-
 // Cluster is how brokers and topics are set up.
 type Cluster struct {
 	ID      string
 	Brokers []Broker
 	Topics  map[string]TopicState
+	Session time.Duration // the session timeout that this client's members ask for
 }
 
 // Broker is one broker with its settings.
@@ -51,7 +49,7 @@ func (c *Client) Inspect(ctx context.Context, topics ...string) (Cluster, error)
 	if err != nil {
 		return Cluster{}, fmt.Errorf("inspect the cluster: %w", err)
 	}
-	found := Cluster{Topics: map[string]TopicState{}}
+	found := Cluster{Topics: map[string]TopicState{}, Session: c.cfg.SessionTimeout}
 	if found.ID, err = c.ClusterID(ctx); err != nil {
 		return Cluster{}, err
 	}
