@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol/describegroups"
 )
 
 // LargestBatch is the largest batch that a producer appends, in bytes.
@@ -117,15 +118,15 @@ const memberTries = 12
 func (c *Client) Members(ctx context.Context, group string) (int, error) {
 	n := 0
 	err := c.again(ctx, memberTries, uncoordinated, func() error {
-		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-		defer cancel()
-		res, err := c.kafka.DescribeGroups(ctx, &kafka.DescribeGroupsRequest{GroupIDs: []string{group}})
+		// Not kafka-go's own call: it cannot read what members of today say of
+		// themselves.
+		m, err := c.roundTrip(ctx, &describegroups.Request{Groups: []string{group}})
 		if err != nil {
 			return err
 		}
-		for _, g := range res.Groups {
-			if g.Error != nil && !errors.Is(g.Error, errGroupNotFound) {
-				return g.Error
+		for _, g := range m.(*describegroups.Response).Groups {
+			if code := kafka.Error(g.ErrorCode); code != 0 && code != errGroupNotFound {
+				return code
 			}
 			n = len(g.Members)
 		}
