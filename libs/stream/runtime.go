@@ -346,10 +346,12 @@ func (d *driver) fetched(got broker.Fetched, err error) step.Result {
 	if err == nil {
 		err = got.Err
 	}
-	if errors.Is(err, broker.ErrOutOfRange) {
+	switch {
+	case errors.Is(err, broker.ErrOutOfRange):
 		return step.Result{Range: true}
-	}
-	if err != nil {
+	case errors.Is(err, broker.ErrRecreated):
+		return step.Result{OtherLog: true}
+	case err != nil:
 		return step.Result{Err: err}
 	}
 	d.end = max(d.end, got.HighWatermark)

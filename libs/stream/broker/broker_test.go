@@ -72,6 +72,11 @@ func topic(t *testing.T, c *broker.Client, partitions int) string {
 	if err := c.EnsureTopics(t.Context(), []broker.TopicSpec{{Name: name, Partitions: partitions, RetentionMS: -1}}); err != nil {
 		t.Fatal(err)
 	}
+	for i := range int32(partitions) { // led is not yet known to its leader
+		if _, _, err := c.Bounds(t.Context(), name, i); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return name
 }
 

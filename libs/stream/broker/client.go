@@ -7,6 +7,7 @@ import (
 	"net"
 	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -103,6 +104,8 @@ func (s SASL) mechanism() (sasl.Mechanism, error) {
 var (
 	// ErrOutOfRange: the offset is not in the log (any more, or yet).
 	ErrOutOfRange = errors.New("offset out of range")
+	// ErrRecreated: the topic was deleted and made again since it was first read.
+	ErrRecreated = errors.New("the topic is another one by now")
 	// ErrOwnershipLost: another producer with a higher epoch has written.
 	ErrOwnershipLost = errors.New("a newer owner writes to this partition")
 	// ErrTooLarge: a record is larger than the broker takes.
@@ -121,6 +124,9 @@ type Client struct {
 	cancel    context.CancelFunc
 	conns     *conns
 	layout    atomic.Pointer[layout]
+
+	idsMu sync.Mutex
+	ids   map[string]topicID // of the topics that are read
 
 	refreshing chan struct{} // 1: held by who asks for leaders
 	refreshed  time.Time     // guarded by refreshing
@@ -152,7 +158,7 @@ func New(cfg Config) (*Client, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &Client{
 		cfg: cfg, addr: kafka.TCP(cfg.Brokers...), cancel: cancel,
-		conns: &conns{open: map[*conn]struct{}{}}, refreshing: make(chan struct{}, 1),
+		conns: &conns{open: map[*conn]struct{}{}}, ids: map[string]topicID{}, refreshing: make(chan struct{}, 1),
 	}
 	dial = c.conns.dialer(dial)
 	c.transport = &kafka.Transport{

@@ -251,10 +251,34 @@ func (r *reader) compactCount() int {
 	return max(n, 0)
 }
 
+// compactBytes reads compact bytes; null reads as nil.
+func (r *reader) compactBytes() []byte {
+	n := r.uvarint()
+	if n == 0 {
+		return nil
+	}
+	return r.take(n - 1)
+}
+
+func (r *reader) topicID() (id topicID) {
+	copy(id[:], r.take(len(id)))
+	return id
+}
+
 // tags skips tagged fields.
-func (r *reader) tags() {
+func (r *reader) tags() { r.tagged(-1) }
+
+// tagged skips tagged fields, and tells whether one of them is number n.
+func (r *reader) tagged(n int) (found bool) {
 	for range r.uvarint() {
-		r.uvarint()
+		if r.uvarint() == n {
+			found = true
+		}
 		r.take(r.uvarint())
 	}
+	return found
 }
+
+// divergence skips the tagged fields of a fetched partition, and tells whether
+// the broker says that its log differs from what was read.
+func (r *reader) divergence() bool { return r.tagged(0) }

@@ -87,6 +87,7 @@ type Result struct {
 	End      int64
 	Records  []record.Record // OpFetch, OpReadAnchor
 	Range    bool            // OpFetch, OpReadAnchor: the offset is not in the log
+	OtherLog bool            // OpFetch, OpReadAnchor: the topic was made again meanwhile
 	Producer Producer        // OpNewProducer
 	Outcome  Outcome         // OpClaim, OpApply, OpRelease
 	Current  string          // the fence, where Lost
@@ -223,6 +224,10 @@ func (m *Machine) Done(r Result) {
 		} else if m.stop && !m.Running() {
 			m.op = OpDone
 		}
+		return
+	}
+	if r.OtherLog {
+		m.fail(fmt.Errorf("%w (since the service has started)", ErrOtherLog))
 		return
 	}
 	switch m.op {
