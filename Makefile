@@ -81,6 +81,10 @@ bench-real: ## The figures of the whole, on an Apache Kafka and a Redis of their
 	KAFKA_JVM='-Xmx512m -XX:+UseG1GC' SILLAGE_TEST_KAFKA=own SILLAGE_TEST_REDIS=own \
 		go test -run '^$$' -bench '$(BENCH)' -benchtime 1x -timeout 30m -v ./services/internal/e2e | tee $(BIN)/bench-real.txt
 
+.PHONY: bench-membership
+bench-membership: ## How long partitions stand still when members come, go and die, beside kafka-go's groups
+	SILLAGE_TEST_KAFKA=own go test -run '^$$' -bench Rebalance -benchtime 1x -timeout 15m -v ./libs/stream/broker
+
 .PHONY: lint
 lint: $(LINT) $(PROTO) ## Lint Go and protobuf
 	$(BIN)/golangci-lint run $(PACKAGES)
