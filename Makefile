@@ -134,6 +134,10 @@ bench-stream: ## The figures of the processor step on a real Kafka and a real Re
 	@mkdir -p $(BIN)
 	scripts/bench-stream | tee $(BIN)/bench-stream.txt
 
+.PHONY: bench-membership
+bench-membership: ## How long partitions stand still when members come, go and die, beside kafka-go's groups
+	SILLAGE_TEST_KAFKA=own go test -run '^$$' -bench Rebalance -benchtime 1x -timeout 15m -v ./libs/stream/broker
+
 .PHONY: lint
 lint: $(LINT) $(PROTO) ## Lint Go and protobuf
 	$(BIN)/golangci-lint run $(PACKAGES)

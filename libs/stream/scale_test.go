@@ -129,9 +129,9 @@ func TestOrderAndStateWhileInstancesComeAndGo(t *testing.T) {
 				select {
 				case <-ending:
 					return
-				case <-time.After(5 * time.Millisecond):
-					f.events(20)
-					f.tick(5)
+				case <-time.After(10 * time.Millisecond):
+					f.events(10)
+					f.tick(10)
 				}
 			}
 		})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"regexp"
 	"strings"
 	"sync"
@@ -29,7 +30,7 @@ type Config struct {
 	SASL     SASL       `yaml:"sasl"`
 
 	// Membership of consumer groups.
-	InstanceID        string        `yaml:"instance-id" usage:"stable name of this process among those of its kind (a pod's of a stateful set): back within the session timeout it goes on with the same partitions, and nobody else stops; empty: the others take over when it ends"`
+	InstanceID        string        `yaml:"instance-id" usage:"stable name of this process among those of its kind, or hostname for that of the machine: killed and back within the session timeout it goes on with the same partitions, and nobody else stops; empty: it begins anew, and the dead one is waited for"`
 	SessionTimeout    time.Duration `yaml:"session-timeout" usage:"after how long without a sign of life the others take over; within the brokers' group.min.session.timeout.ms and group.max.session.timeout.ms"`
 	HeartbeatInterval time.Duration `yaml:"heartbeat-interval" usage:"how often to give a sign of life, and to hear that members come or go"`
 	RebalanceTimeout  time.Duration `yaml:"rebalance-timeout" usage:"how long the others wait for this process when they share out anew"`
@@ -84,6 +85,10 @@ func (c Config) Validate() error {
 	}
 	return errors.Join(errs...)
 }
+
+// instanceHostname as an instance id stands for the host's name: a container's
+// stays the same when it is started again, and no other replica has it.
+const instanceHostname = "hostname"
 
 // validInstanceID is what a broker takes.
 var validInstanceID = regexp.MustCompile(`^[a-zA-Z0-9._-]{0,249}$`)
@@ -150,6 +155,14 @@ func New(cfg Config) (*Client, error) {
 	mechanism, err := cfg.SASL.mechanism()
 	if err != nil {
 		return nil, fmt.Errorf("prepare sasl: %w", err)
+	}
+	if cfg.InstanceID == instanceHostname {
+		if cfg.InstanceID, err = os.Hostname(); err != nil {
+			return nil, fmt.Errorf("take the host's name as instance id: %w", err)
+		}
+		if err := cfg.Validate(); err != nil {
+			return nil, err
+		}
 	}
 	dial := cfg.Dial
 	if dial == nil {

@@ -64,7 +64,7 @@ const coordinatorTries = 22
 const errGroupNotFound = kafka.Error(69)
 
 // ErrMembers says that a group with members takes commits from them alone.
-var ErrMembers = errors.New("the group has members: stop them first (one with an instance id stays a member until its session timeout is over)")
+var ErrMembers = errors.New("the group has members: stop them first (one that was killed stays a member until its session timeout is over)")
 
 // Commit commits for a group that has no members: what an operator does. Members
 // commit with [Member.Commit].

@@ -58,9 +58,10 @@ const eager = 20 * time.Millisecond
 // group is shared out anew. That is safe because the store's fence, and not the
 // group, decides who may write; the group decides who should.
 //
-// Where the client has an instance id the member is static: it does not leave
-// when it ends, and whoever is back under that id within the session timeout
-// gets the same partitions, and nobody else notices.
+// Where the client has an instance id the member is static: who is killed and back
+// under that id within the session timeout gets the same partitions, and nobody
+// else notices. Who ends in good order hands over, static or not: that takes less
+// time than coming back.
 type Member struct {
 	client       *Client
 	group, topic string
@@ -125,7 +126,7 @@ func (m *Member) Run(ctx context.Context, own func(ctx context.Context, partitio
 // comes to nothing they learn of it when it has left.
 func (m *Member) finish(ctx context.Context) {
 	m.leaving = true
-	if len(m.held) > 0 && m.client.cfg.InstanceID == "" {
+	if len(m.held) > 0 && m.id != "" {
 		announcing, cancel := context.WithTimeout(ctx, announce+2*m.client.cfg.HeartbeatInterval)
 		if err := m.join(announcing); err != nil {
 			m.log.Debug("left without notice", slog.Any("err", err))
@@ -159,11 +160,13 @@ func (m *Member) serve(ctx context.Context) error {
 			continue
 		case errIllegalGeneration, errUnknownMember:
 			m.say("put out", err)
+			m.enroll(term{}) // what is still to be committed is not waited for
 			m.drop(ctx)
 			if code == errUnknownMember {
 				m.id = ""
 			}
 		case errFencedInstance:
+			m.id = "" // the place is another's
 			return fmt.Errorf("group %s, instance id %s: %w", m.group, m.client.cfg.InstanceID, ErrFenced)
 		case errBadSession:
 			return fmt.Errorf("join group %s: session timeout %v: %w (see the broker's group.min.session.timeout.ms and group.max.session.timeout.ms)", m.group, m.client.cfg.SessionTimeout, code)
@@ -198,9 +201,7 @@ func (m *Member) join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.mu.Lock()
-	m.term = term{member: m.id, generation: joined.generation}
-	m.mu.Unlock()
+	m.enroll(term{member: m.id, generation: joined.generation})
 	m.log.Debug("shared out", slog.Int("generation", int(joined.generation)), slog.Any("partitions", m.share.partitions), slog.Int("round", int(m.share.round)))
 	return nil
 }
@@ -434,18 +435,17 @@ func (m *Member) heartbeat(ctx context.Context) error {
 	return nil
 }
 
-// leave lets the others have what this member held at once. A static member
-// stays: it is expected back.
+// leave lets the others have what this member held at once.
 func (m *Member) leave(ctx context.Context) {
-	if m.id == "" || m.client.cfg.InstanceID != "" {
+	if m.id == "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	b := appendString(nil, m.group)
 	b = appendInt32(b, 1)
 	b = appendString(b, m.id)
-	b = appendNullable(b, "")
+	b = appendNullable(b, m.client.cfg.InstanceID)
 	var err error
 	for n := 0; ; n++ {
 		if err = m.sayLeft(ctx, b); err == nil || !away(err) || !backoff(ctx, n) {
@@ -472,6 +472,12 @@ func (m *Member) sayLeft(ctx context.Context, body []byte) error {
 		}
 	}
 	return m.judge(code, r)
+}
+
+func (m *Member) enroll(t term) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.term = t
 }
 
 // current is what commits and heartbeats are sent under.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -296,8 +297,8 @@ func TestStaticMemberIsBackInItsPlace(t *testing.T) {
 		b := c.join("b", "two")
 		c.wait(map[string]int{"a": 3, "b": 3})
 		had, generation := c.of("b"), a.Generation()
-		for _, how := range []func(*fellow){(*fellow).kill, (*fellow).stop} {
-			how(b)
+		for range 2 {
+			b.kill()
 			b = c.join("b", "two")
 			c.wait(map[string]int{"a": 3, "b": 3})
 			if d := cmp.Diff(had, c.of("b")); d != "" {
@@ -310,7 +311,32 @@ func TestStaticMemberIsBackInItsPlace(t *testing.T) {
 		if real := filepath.Base(t.Name()) == "real"; real && (a.Generation() != generation || b.Generation() != generation) {
 			t.Errorf("generations %d and %d, want %d", a.Generation(), b.Generation(), generation)
 		}
+		b.stop() // in good order: it is not waited for
+		c.wait(map[string]int{"a": 6})
+		a.stop()
 		c.clean()
+		if err := connect(t, brokers).Commit(t.Context(), c.group, c.topic, map[int32]broker.Committed{0: {Offset: 1}}); err != nil {
+			t.Errorf("a commit when all have left: %v", err)
+		}
+	})
+}
+
+func TestInstanceIDOfTheHost(t *testing.T) {
+	backends(t, func(t *testing.T, brokers []string) {
+		c := newCrew(t, brokers, 1)
+		a := c.join("a", "hostname")
+		c.wait(map[string]int{"a": 1})
+		name, err := os.Hostname()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := c.join("b", name)
+		<-a.ended
+		if !errors.Is(a.err, broker.ErrFenced) {
+			t.Errorf("a ended with %v, want ErrFenced: b has the name of this host", a.err)
+		}
+		c.wait(map[string]int{"b": 1})
+		b.stop()
 	})
 }
 
@@ -550,6 +576,42 @@ func TestFreshClusterHasNoCoordinatorYet(t *testing.T) {
 	defer mu.Unlock()
 	if asked < 6 || joins < 3 {
 		t.Errorf("asked %d times for the coordinator, and %d times to join", asked, joins)
+	}
+}
+
+// TestMemberThatIsPutOutComesBack is told by the coordinator that its generation
+// is over, and that it is not known: it stops, and begins again.
+func TestMemberThatIsPutOutComesBack(t *testing.T) {
+	for _, code := range []int16{22, 25} {
+		t.Run(strconv.Itoa(int(code)), func(t *testing.T) {
+			cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.GroupMinSessionTimeout(100*time.Millisecond))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(cluster.Close)
+			c := newCrew(t, cluster.ListenAddrs(), 3)
+			a := c.join("a", "")
+			c.wait(map[string]int{"a": 3})
+			cluster.ControlKey(int16(kmsg.Heartbeat), func(req kmsg.Request) (kmsg.Response, error, bool) {
+				res := req.ResponseKind().(*kmsg.HeartbeatResponse)
+				res.ErrorCode = code
+				return res, nil, true
+			})
+			for range 600 {
+				if c.started("a") == 6 {
+					break
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			if n := c.started("a"); n != 6 {
+				t.Errorf("a has begun %d times, want 6", n)
+			}
+			if err := a.Commit(t.Context(), map[int32]broker.Committed{0: {Offset: 1}}); err != nil {
+				t.Error(err)
+			}
+			c.clean()
+			a.stop()
+		})
 	}
 }
 

@@ -283,7 +283,7 @@ func (u *upper) build(ctx context.Context, f *host.Frame) (*host.Host, []host.Pa
 		return nil, nil, err
 	}
 	if !u.cfg.embedded() && u.cfg.Process.Broker.InstanceID == "" {
-		// A real broker outlives this process: back from a crash it finds its place
+		// A real broker outlives a crash of this process, which then finds its place
 		// again. The embedded one goes down with it.
 		if u.cfg.Process.Broker.InstanceID, err = kept(u.cfg.DataDir, "instance-id", "an instance id"); err != nil {
 			return nil, nil, err
