@@ -196,10 +196,10 @@ type Partition[S any] struct {
 		shop, id string
 		count    *ImportCount
 	}
-	values  arena           // of entities to be written
-	held    arena           // of facts that wait
-	room    []waiting       // for the next ones
-	reading map[string]bool // positions seen in a second reading
+	values  arena               // of entities to be written
+	held    arena               // of facts that wait
+	room    []waiting           // for the next ones
+	reading map[string]bool     // positions seen in a second reading
 	seen    map[uint64]struct{} // ids of client records
 	hours   map[int64][]uint64  // the same by hour of append time
 	waits   int
