@@ -396,7 +396,7 @@ func BenchmarkDrain(b *testing.B) {
 			say(b, "drain", values)
 			if run == 2 {
 				on.check(b, p, out, int64(on.events))
-				on.rebuild(b, p, m)
+				on.rebuild(b, p)
 			}
 		}
 	})
@@ -404,7 +404,7 @@ func BenchmarkDrain(b *testing.B) {
 
 // rebuild wipes the store and folds everything again, silently: nothing is
 // published below the emission mark.
-func (s servers) rebuild(b *testing.B, p stream.Processor, _ *meter) {
+func (s servers) rebuild(b *testing.B, p stream.Processor) {
 	b.Helper()
 	c, err := net.Dial("tcp", s.redis)
 	if err != nil {
@@ -421,19 +421,21 @@ func (s servers) rebuild(b *testing.B, p stream.Processor, _ *meter) {
 	m := &meter{}
 	again := benchProcessor(p.Name, p.Topic, p.Outputs[0], m)
 	_, stop := s.start(b, again)
+	var before cpu
 	for n := int64(0); n < int64(s.events); n, _ = m.folded() {
 		if n == 0 {
-			s.cpu()
+			before = s.cpu()
 		}
 		time.Sleep(time.Millisecond)
 	}
 	_, began := m.folded()
-	took := time.Since(began)
+	values := map[string]any{"events": s.events, "events_per_s": math.Round(float64(s.events) / time.Since(began).Seconds())}
+	s.report(values, before, int64(s.events))
 	stop()
 	if now := s.ends(b, p.Outputs[0]); now != said {
 		b.Errorf("%d records were published again", now-said)
 	}
-	say(b, "rebuild", map[string]any{"events": s.events, "events_per_s": math.Round(float64(s.events) / took.Seconds())})
+	say(b, "rebuild", values)
 	s.check(b, again, p.Outputs[0], int64(s.events))
 }
 
