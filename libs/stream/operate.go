@@ -17,14 +17,13 @@ var ErrInUse = errors.New("its services are running")
 
 // silence says why a partition is silent, and what ends it.
 func silence(why step.Silence) error {
-	end := "sillage speak ends it"
 	switch why {
 	case step.SilentGap:
-		return errors.New("silent: the log has lost records before they were folded; " + end)
+		return errors.New("publishes nothing, for the log has lost records before they were folded; sillage speak ends it")
 	case step.SilentUnmarked:
-		return errors.New("silent: there is no emission mark, so nobody knows what was published; " + end)
+		return errors.New("publishes nothing, for there is no emission mark, and nobody knows what was published; sillage speak ends it")
 	}
-	return fmt.Errorf("silent (%s); %s", why, end)
+	return fmt.Errorf("publishes nothing (%s); sillage speak ends it", why)
 }
 
 // operated begins the nonce of a fence that an operator's command has written.

@@ -52,7 +52,23 @@ func judge(c broker.Cluster, catalogue []topics.Topic, ps []Processor, productio
 		j.topic(t, s, count)
 	}
 	j.offsets(c, ps)
-	return j.found
+	return together(j.found)
+}
+
+// together joins what is found alike of several topics.
+func together(all []state.Finding) []state.Finding {
+	var joined []state.Finding
+	for _, f := range all {
+		i := slices.IndexFunc(joined, func(o state.Finding) bool {
+			return o.Refuse == f.Refuse && o.What == f.What && o.Fix == f.Fix && strings.HasPrefix(o.Where, "topic") && strings.HasPrefix(f.Where, "topic")
+		})
+		if i < 0 {
+			joined = append(joined, f)
+			continue
+		}
+		joined[i].Where = strings.Replace(joined[i].Where, "topic ", "topics ", 1) + ", " + strings.TrimPrefix(f.Where, "topic ")
+	}
+	return joined
 }
 
 type judgement struct {
@@ -106,7 +122,7 @@ func (j *judgement) alike(all []broker.Broker) {
 func (j *judgement) topic(t topics.Topic, s broker.TopicState, count int) {
 	where := "topic " + t.Name
 	set := func(name, value string) string {
-		return fmt.Sprintf("kafka-configs.sh --alter --entity-type topics --entity-name %s --add-config %s=%s", t.Name, name, value)
+		return fmt.Sprintf("kafka-configs.sh --alter --entity-type topics --entity-name NAME --add-config %s=%s", name, value)
 	}
 	if n := len(s.Partitions); n != count {
 		j.refuse(where, "the number is chosen when the topics are made, for good: make the topics again, and let the shops be replayed", "it has %d partitions, %s has %d: keys lie elsewhere than their state", n, topics.Events, count)

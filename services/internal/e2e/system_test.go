@@ -130,7 +130,17 @@ func (s *system) command(ctx context.Context, args ...string) *exec.Cmd {
 		args = append(args, "--kafka", s.kafka)
 	case "status":
 		args = append(args, s.status...)
-	case "verify":
+	case "dlq":
+		if args = append(args, "--kafka", s.kafka); args[1] == "requeue" {
+			args = append(args, "--redis", s.redis)
+		}
+	case "doctor":
+		args = append(args, "--kafka", s.kafka, "--redis", s.redis)
+	case "snapshot":
+		if args[1] != "show" {
+			args = append(args, "--kafka", s.kafka, "--redis", s.redis)
+		}
+	case "verify", "rebuild", "speak":
 		args = append(args, "--kafka", s.kafka, "--redis", s.redis, "--identity-secret", secret, "--data-dir", s.dir)
 	}
 	c := exec.CommandContext(ctx, filepath.Join(binaries, "sillage"), args...)

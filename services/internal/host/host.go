@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -168,13 +169,21 @@ func (h *Host) Component(p stream.Processor) service.Component {
 
 // detail says which partitions of a processor need an operator.
 func detail(all []stream.PartitionInfo, name string) string {
-	var lines []string
+	var reasons []string
+	which := map[string][]string{}
 	for _, i := range all {
-		if i.Processor == name && i.Reason != "" {
-			lines = append(lines, fmt.Sprintf("partition %d: %s", i.Partition, i.Reason))
+		if i.Processor != name || i.Reason == "" {
+			continue
 		}
+		if which[i.Reason] == nil {
+			reasons = append(reasons, i.Reason)
+		}
+		which[i.Reason] = append(which[i.Reason], strconv.Itoa(int(i.Partition)))
 	}
-	return strings.Join(lines, "; ")
+	for n, r := range reasons {
+		reasons[n] = "partition " + strings.Join(which[r], ", ") + " " + r
+	}
+	return strings.Join(reasons, "; ")
 }
 
 // place is where an entity of a processor lies.
