@@ -135,7 +135,7 @@ func (r *Runtime) work(ctx context.Context, p Processor, partition int32, partit
 
 	cfg := p.Config(logID, partition, partitions)
 	d := &driver{
-		r: r, p: p, partition: partition, log: log, commits: commits, w: w, tag: tag,
+		r: r, p: p, partition: partition, logID: logID, log: log, commits: commits, w: w, tag: tag,
 		folder: p.New(cfg), part: r.store.Partition(tag, p.Layout),
 	}
 	defer d.part.Close()
@@ -155,15 +155,17 @@ func (r *Runtime) work(ctx context.Context, p Processor, partition int32, partit
 			return
 		}
 		if c.Op == step.OpHalt {
-			log.Error("halted", slog.Any("reason", c.Reason))
-			d.report("halted", c.Reason)
-			<-ctx.Done()
+			d.halt(ctx, c.Reason)
 			return
 		}
 		if c.Attempt > 0 && !sleep(ctx, drain, backoff(c.Attempt)) {
 			return
 		}
 		res := d.do(ctx, drain, c)
+		if err := d.replaced(drain, res.Err); err != nil {
+			d.halt(ctx, err)
+			return
+		}
 		d.m.Done(res)
 		if c.Op == step.OpRelease && res.Outcome == step.Applied && r.bases != nil {
 			d.last(c.Write.Target)
@@ -208,6 +210,7 @@ type driver struct {
 	r         *Runtime
 	p         Processor
 	partition int32
+	logID     string
 	log       *slog.Logger
 	commits   *committer
 	w         *worker
@@ -293,6 +296,26 @@ func (d *driver) try(ctx, drain context.Context, c step.Command) step.Result {
 	return res
 }
 
+// halt says why, and waits until somebody has decided.
+func (d *driver) halt(ctx context.Context, reason error) {
+	d.log.Error("halted", slog.Any("reason", reason))
+	d.report("halted", reason)
+	<-ctx.Done()
+}
+
+// replaced tells whether a fetch has failed because the topic was made again. A
+// broker that has just started may not know a topic yet: that passes.
+func (d *driver) replaced(ctx context.Context, err error) error {
+	if !errors.Is(err, broker.ErrOtherLog) {
+		return nil
+	}
+	now, err := d.r.client.LogID(ctx, d.p.Topic)
+	if err != nil || now == d.logID {
+		return nil //nolint:nilerr // asked again with the next attempt
+	}
+	return fmt.Errorf("%w (state of %s, log %s)", step.ErrOtherLog, d.logID, now)
+}
+
 // fewRecords is a batch that costs more for being one than for what is in it.
 const fewRecords = 256
 
@@ -309,7 +332,7 @@ func (d *driver) gather(ctx, drain context.Context) {
 }
 
 func (d *driver) fetch(ctx context.Context, offset int64, bytes int32) step.Result {
-	got, err := d.r.client.Fetch(ctx, []broker.PartitionOffset{{Topic: d.p.Topic, Partition: d.partition, Offset: offset}}, d.r.cfg.FetchWait, bytes)
+	got, err := d.r.client.Fetch(ctx, []broker.PartitionOffset{{Topic: d.p.Topic, Partition: d.partition, Offset: offset, Log: d.logID}}, d.r.cfg.FetchWait, bytes)
 	if err != nil {
 		return step.Result{Err: err}
 	}

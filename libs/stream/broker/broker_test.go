@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/segmentio/kafka-go"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"go.uber.org/goleak"
 
@@ -559,4 +560,63 @@ func TestConfigReportsAllMistakes(t *testing.T) {
 	if err := broker.DefaultConfig().Validate(); err != nil {
 		t.Errorf("the defaults: %v", err)
 	}
+}
+
+// A log that was replaced by another one of its name is not read on.
+func TestFetchReadsTheLogThatIsMeant(t *testing.T) {
+	backends(t, func(t *testing.T, brokers []string) {
+		c := connect(t, brokers)
+		name := topic(t, c, 1)
+		fill := func(n int) (log string) {
+			t.Helper()
+			id, err := c.InitProducerID(t.Context())
+			if err == nil {
+				_, err = c.NewProducer(id).Produce(t.Context(), outs(name, 0, 0, n))
+			}
+			if err == nil {
+				log, err = c.LogID(t.Context(), name)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			return log
+		}
+		fetch := func(log string) (int, error) {
+			got, err := c.Fetch(t.Context(), []broker.PartitionOffset{{Topic: name, Offset: 1, Log: log}}, time.Second, 1<<20)
+			if err != nil {
+				return 0, err
+			}
+			return len(got[0].Records), got[0].Err
+		}
+		first := fill(3)
+		if n, err := fetch(first); n != 2 || err != nil {
+			t.Errorf("%d records behind the first, %v", n, err)
+		}
+		admin := &kafka.Client{Addr: kafka.TCP(brokers...), Transport: &kafka.Transport{IdleTimeout: time.Second}}
+		defer admin.Transport.(*kafka.Transport).CloseIdleConnections()
+		if _, err := admin.DeleteTopics(t.Context(), &kafka.DeleteTopicsRequest{Topics: []string{name}}); err != nil {
+			t.Fatal(err)
+		}
+		second := first
+		for second == first { // it takes a moment
+			if err := c.EnsureTopics(t.Context(), []broker.TopicSpec{{Name: name, Partitions: 1, RetentionMS: -1}}); err != nil {
+				continue
+			}
+			if log, err := c.LogID(t.Context(), name); err == nil {
+				second = log
+			}
+		}
+		fill(5)
+		if _, err := fetch(first); !errors.Is(err, broker.ErrOtherLog) {
+			t.Errorf("the log that is gone: %v", err)
+		}
+		for _, log := range []string{second, ""} {
+			if n, err := fetch(log); n != 4 || err != nil {
+				t.Errorf("the new log, as %q: %d records behind the first, %v", log, n, err)
+			}
+		}
+		if _, err := fetch("nonsense"); err == nil {
+			t.Error("a log that cannot be is read")
+		}
+	})
 }

@@ -81,6 +81,9 @@ func (s SASL) mechanism() (sasl.Mechanism, error) {
 var (
 	// ErrOutOfRange: the offset is not in the log (any more, or yet).
 	ErrOutOfRange = errors.New("offset out of range")
+	// ErrOtherLog: the topic is not there (yet, after a broker's start), or was
+	// deleted and made again.
+	ErrOtherLog = errors.New("the broker does not know this log")
 	// ErrOwnershipLost: another producer with a higher epoch has written.
 	ErrOwnershipLost = errors.New("a newer owner writes to this partition")
 	// ErrTooLarge: a record is larger than the broker takes.
