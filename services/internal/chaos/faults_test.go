@@ -257,16 +257,16 @@ func kinds() []kind {
 				n.Start()
 			}
 		}},
-		{"cluster: a master wiped", clustered, func(f *fault) { _, err := f.rig.tell(f.master(), "FLUSHALL"); f.must(err) }},
+		{"cluster: a master wiped", clustered, func(f *fault) { _, err := f.tell(f.master(), "FLUSHALL"); f.must(err) }},
 		{"cluster: clients killed", clustered, func(f *fault) {
 			for _, n := range f.nodes {
-				_, err := f.rig.tell(n, "CLIENT KILL TYPE normal SKIPME yes")
+				_, err := f.tell(n, "CLIENT KILL TYPE normal SKIPME yes")
 				f.must(err)
 			}
 		}},
 		{"cluster: writes paused", clustered, func(f *fault) {
 			d := f.between(300*time.Millisecond, 3*time.Second)
-			_, err := f.rig.tell(f.master(), fmt.Sprintf("CLIENT PAUSE %d WRITE", d.Milliseconds()))
+			_, err := f.tell(f.master(), fmt.Sprintf("CLIENT PAUSE %d WRITE", d.Milliseconds()))
 			f.must(err)
 			time.Sleep(d)
 		}},
@@ -420,7 +420,7 @@ func (f *fault) another() *lab.Process {
 }
 
 func (f *fault) isMaster(n *lab.Server) bool {
-	said, err := f.rig.tell(n, "ROLE")
+	said, err := f.tell(n, "ROLE")
 	return err == nil && strings.Contains(said, "master")
 }
 
@@ -439,7 +439,7 @@ func (f *fault) handOver(command string) {
 	for i := range f.nodes {
 		n := f.nodes[(from+i)%len(f.nodes)]
 		if !f.isMaster(n) {
-			if _, err := f.rig.tell(n, command); err == nil {
+			if _, err := f.tell(n, command); err == nil {
 				return
 			}
 		}
@@ -455,7 +455,7 @@ func (f *fault) failover(split bool) {
 		f.must(err)
 		return
 	}
-	if _, err := f.rig.tell(f.replica, "REPLICAOF NO ONE"); err != nil {
+	if _, err := f.tell(f.replica, "REPLICAOF NO ONE"); err != nil {
 		f.must(err)
 		return
 	}

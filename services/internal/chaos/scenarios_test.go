@@ -94,6 +94,27 @@ func (s *stage) until(what string, is func() bool) {
 	}
 }
 
+// again deletes a topic and makes it again.
+func (s *stage) again(topic string) {
+	s.t.Helper()
+	before, err := s.client.LogID(s.t.Context(), topic)
+	if err == nil {
+		err = lab.DeleteTopic(s.kafka[0], topic)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.until("the topic is made again", func() bool {
+		ctx, cancel := context.WithTimeout(s.t.Context(), 30*time.Second)
+		defer cancel()
+		if s.command(ctx, "topics", "apply", "--partitions", fmt.Sprint(partitions)).Run() != nil {
+			return false
+		}
+		now, err := s.client.LogID(ctx, topic)
+		return err == nil && now != before
+	})
+}
+
 // halted waits until partitions of a processor have halted, so many, for a
 // reason.
 func (s *stage) halted(processor, reason string, partitions int) {
@@ -167,15 +188,7 @@ func TestTopicMadeAgain(t *testing.T) {
 	for _, p := range s.folding() {
 		p.Stop()
 	}
-	if err := lab.DeleteTopic(s.kafka[0], topics.Activity); err != nil {
-		t.Fatal(err)
-	}
-	s.until("the topic is made again", func() bool {
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-		defer cancel()
-		c := s.command(ctx, "topics", "apply", "--partitions", fmt.Sprint(partitions))
-		return c.Run() == nil
-	})
+	s.again(topics.Activity)
 	for _, p := range s.folding() {
 		p.Start()
 	}
@@ -193,6 +206,32 @@ func TestTopicMadeAgain(t *testing.T) {
 	}
 	s.live()
 	s.equal("churn.customers", "recommender.visitors", "restock.products")
+	s.stop()
+}
+
+// TestTopicMadeAgainBehindAReader: a reader that was away while its topic was
+// made again, and that finds as many records in the new one as it had read in the
+// old one, does not go on as if nothing had been.
+func TestTopicMadeAgainBehindAReader(t *testing.T) {
+	s := newStage(t, "recreated-behind")
+	away := s.service("churn")
+	before := s.standings("churn.customers")
+	s.service("recommender").Stop()
+	away.Freeze()
+	frozen := time.Now()
+	s.again(topics.Activity)
+	s.until("the new topic is as long as the old one", func() bool {
+		s.events(200)
+		for _, st := range before {
+			if _, end, err := s.client.Bounds(t.Context(), st.Topic, st.Partition); err != nil || end <= st.Next+10 {
+				return false
+			}
+		}
+		return true
+	})
+	t.Logf("away for %v", time.Since(frozen))
+	away.Thaw()
+	s.halted("churn.customers", "another log", partitions)
 	s.stop()
 }
 

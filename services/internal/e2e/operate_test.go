@@ -22,6 +22,7 @@ import (
 	"github.com/sillage-io/sillage/libs/stream/step"
 	"github.com/sillage-io/sillage/libs/topics"
 	eventv1 "github.com/sillage-io/sillage/proto/gen/go/sillage/event/v1"
+	"github.com/sillage-io/sillage/services/internal/lab"
 )
 
 // runbook is the entries of docs/RUNBOOK.md: their commands, by heading.
@@ -210,14 +211,14 @@ func (s *system) gap() {
 			}
 		}
 	}
-	s.processes[0].stop()
+	s.processes[0].Stop()
 	if s.servers == nil {
 		if err := os.RemoveAll(filepath.Join(s.dir, "bases")); err != nil {
 			s.t.Fatal(err)
 		}
 	}
 	s.emptied()
-	s.processes[0].start()
+	s.processes[0].Start()
 }
 
 // emptied lets a real store lose all; the embedded one does so by itself.
@@ -309,9 +310,9 @@ var drills = map[string]func(s *system, lines []string){
 		s.settled()
 	},
 	"The store went back, or is empty": func(s *system, lines []string) {
-		s.processes[0].kill()
+		s.processes[0].Kill()
 		s.emptied()
-		s.processes[0].start()
+		s.processes[0].Start()
 		for _, line := range lines {
 			s.must(line, nil)
 		}
@@ -346,7 +347,7 @@ func TestRunbook(t *testing.T) {
 	run := func(t *testing.T, s *system) {
 		t.Helper()
 		s.start()
-		s.run("replay", "uci-online-retail", history(t, 3000), "--shop", "shop", "--stock", "simulate")
+		s.run("replay", "uci-online-retail", lab.History(t, 3000), "--shop", "shop", "--stock", "simulate")
 		for _, heading := range headings {
 			drill, ok := drills[heading]
 			if !ok {

@@ -205,9 +205,13 @@ func (p *Process) Kill() {
 	p.done = nil
 }
 
-// Stop ends the process as a scheduler would, and fails where it takes too long.
+// Stop ends the process, where it runs, as a scheduler would, and fails where it
+// takes too long.
 func (p *Process) Stop() {
 	p.t.Helper()
+	if p.done == nil {
+		return
+	}
 	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
 		p.t.Fatalf("%s cannot be stopped: %v", p.args[0], err)
 	}
