@@ -331,8 +331,9 @@ func (w *waiting) record(cfg Config) record.Record {
 	return r
 }
 
-// archiveLog is the store's log of facts that wait and are no longer in Kafka's:
-// a snapshot carries them.
+// archiveLog is the store's log of facts that wait and need not be in Kafka's: a
+// snapshot carries them, and what has waited for long goes there. It is deleted
+// when none of it waits any more.
 const archiveLog = "waiting"
 
 // Archive returns the records that wait as a log of the state. A state that has
@@ -352,6 +353,44 @@ func (p *Partition[S]) archive(which func(*waiting) bool) LogAppend {
 		}
 	}
 	slices.SortFunc(all, func(a, b *waiting) int { return cmp.Compare(a.fact.Offset, b.fact.Offset) })
+	return LogAppend{Name: archiveLog, Data: p.pack(all)}
+}
+
+// What waits goes from Kafka's log into the archive: where it has waited for an
+// hour of append time, or where more waits than a claim should have to read
+// again. At most archiveBatch facts go with one batch.
+const (
+	archiveAfter = 3_600_000 // ms
+	archiveOver  = 200_000
+	archiveBatch = 5_000
+)
+
+// archiveOld takes the oldest facts that wait into the archive: a source that is
+// stuck, or an import that never ends, must not hold the log for ever. It returns
+// what becomes of the archive's log.
+func (p *Partition[S]) archiveOld() (logs []LogAppend) {
+	if p.archived && p.kept == 0 {
+		p.archived = false
+		logs = append(logs, LogAppend{Name: archiveLog})
+	}
+	var old []*waiting
+	for w := p.offsets.head(); w != nil && len(old) < archiveBatch; w = p.offsets.head() {
+		if p.appended-w.appended < archiveAfter && p.waits-p.kept <= archiveOver {
+			break
+		}
+		w.kept = true
+		p.kept++
+		old = append(old, w)
+	}
+	if old != nil {
+		p.archived = true
+		logs = append(logs, LogAppend{Name: archiveLog, Data: p.pack(old)})
+	}
+	return logs
+}
+
+// pack encodes facts.
+func (p *Partition[S]) pack(all []*waiting) []byte {
 	var data []byte
 	bytes := func(b []byte) {
 		data = binary.AppendUvarint(data, uint64(len(b)))
@@ -370,7 +409,7 @@ func (p *Partition[S]) archive(which func(*waiting) bool) LogAppend {
 			bytes(h.Value)
 		}
 	}
-	return LogAppend{Name: archiveLog, Data: data}
+	return data
 }
 
 var errArchive = errors.New("archive of what waits is cut off")
@@ -425,6 +464,8 @@ func (p *Partition[S]) restoreArchive(data []byte) error {
 			continue
 		}
 		h.effective = effective
+		// A copy of it may stand where the log is read again.
+		p.reading[string(r.Header(record.HeaderPosition))] = true
 		p.wait(h, &r, true)
 	}
 	p.archived = true

@@ -428,3 +428,50 @@ func TestArchiveIsWhatWaits(t *testing.T) {
 		t.Errorf("with an archive (-log +archive):\n%s", d)
 	}
 }
+
+// TestWhatWaitsForLongLeavesTheLog: facts that have waited for an hour of append
+// time go into the state's archive, so that the log need not be kept for them; a
+// claim takes them from there, each once, also where a copy stands in what is
+// read again; when none of them waits any more, the archive goes.
+func TestWhatWaitsForLongLeavesTheLog(t *testing.T) {
+	const hour = 3_600_000
+	k := newKeeper()
+	make := func() step.Folder { return step.NewPartition(orderedConfig(), tally{}, asJSON[tallied]{}) }
+	late := fact(2, 30, "d", "x")
+	late.AppendTime += hour
+	again := fact(1, 20, "d", "x") // the first owner published it and died
+	again.Offset, again.AppendTime = 3, late.AppendTime
+	log := []record.Record{fact(0, 10, "d", "x"), fact(1, 20, "d", "x"), late, again}
+	first := make()
+	k.fold(t, first, log[:2], 100)
+	if k.fence.Low != 0 || len(k.logs["waiting"]) > 0 {
+		t.Fatalf("low %d, archive of %d bytes before anything has waited for long", k.fence.Low, len(k.logs["waiting"]))
+	}
+	k.fold(t, first, log[2:], 100)
+	if k.fence.Low != 2 || len(k.logs["waiting"]) == 0 {
+		t.Fatalf("low %d, archive of %d bytes; want the log needed from 2 on", k.fence.Low, len(k.logs["waiting"]))
+	}
+	second := k.restored(t, make())
+	if err := second.Reread(log[k.fence.Low:]); err != nil {
+		t.Fatal(err)
+	}
+	if got := second.Status().Waiting; got != 3 {
+		t.Errorf("%d facts wait behind a claim, want 3", got)
+	}
+	k.fold(t, second, []record.Record{derivedTick(t, 4, 100)}, 100)
+	k.fold(t, second, []record.Record{derivedTick(t, 5, 200)}, 100)
+	if _, ok := k.logs["waiting"]; ok || k.fence.Low != 6 {
+		t.Errorf("the archive is still there: %d bytes, low %d", len(k.logs["waiting"]), k.fence.Low)
+	}
+	var s tallied
+	data, err := step.StateOf(k.entities["s/d"])
+	if err == nil {
+		err = asJSON[tallied]{}.Unmarshal(data, &s)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]string{"f0", "f1", "f2"}, s.IDs); d != "" {
+		t.Errorf("told (-want +got):\n%s", d)
+	}
+}

@@ -101,6 +101,9 @@ func mutants() []mutant {
 		{"ordinals begin anew", "a tick in parts goes on counting its effects", persist("	p.next, p.anchor, p.keyDone, p.ordinal = f.Next, f.Anchor, f.KeyDone, f.Ordinal", "	p.next, p.anchor, p.keyDone, p.ordinal = f.Next, f.Anchor, f.KeyDone, 0")},
 		{"what counted waits again", "a second reading drops what the clock has passed", persist("		if shop != nil && head.effective < shop.Clock {", "		if false {")},
 		{"copies wait twice", "a second reading takes a position once", persist("		if p.reading[at] {", "		if false {")},
+		{"copies of what is archived wait", "a position in the archive is known to a second reading", []edit{{"letters.go", "		p.reading[string(r.Header(record.HeaderPosition))] = true\n", ""}}},
+		{"the archive is forgotten", "a claim restores what is in the archive", persist("			return p.restoreArchive(l.Data)", "			return nil")},
+		{"what waits is archived between parts", "between two parts of a tick nothing moves", persist("	if p.settling == nil { // between two parts nothing moves", "	{")},
 		{"nothing holds the log", "the fence keeps the oldest offset that waits", persist("		return min(w.fact.Offset, p.next)", "		return p.next")},
 	}
 }

@@ -206,7 +206,9 @@ type Partition[S any] struct {
 	hours   map[int64][]uint64  // the same by hour of append time
 	letters map[int64]int64     // offsets of records that died and were not put back, with their week
 	waits   int
-	kept    int // of what waits, in the archive alone
+	kept    int // of what waits, in the archive
+	// The latest append time that was folded.
+	appended int64
 	// The store has an archive: it goes when nothing of it waits any more.
 	archived bool
 
@@ -255,7 +257,7 @@ func (p *Partition[S]) reset() {
 	p.sources, p.source, p.lastImport.count = map[string]*source{}, nil, nil
 	p.reading = map[string]bool{}
 	p.seen, p.hours = map[uint64]struct{}{}, map[int64][]uint64{}
-	p.letters = map[int64]int64{}
+	p.letters, p.appended = map[int64]int64{}, 0
 	p.waits, p.kept, p.archived, p.next, p.keyDone, p.ordinal, p.settling = 0, 0, false, 0, "", 0, nil
 	p.newLetters, p.oldLetters = map[int64][]byte{}, nil
 	p.eff, p.values, p.dirty, p.newSeen, p.oldSeen = Effects{}, arena{}, nil, map[int64][]byte{}, nil

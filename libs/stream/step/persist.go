@@ -165,7 +165,12 @@ func (p *Partition[S]) Gap(offset int64) {
 // batch closes the batch in hand.
 func (p *Partition[S]) batch(records int) Batch {
 	if p.last != nil {
+		p.appended = max(p.appended, p.last.AppendTime)
 		p.anchor, p.last = Anchor(p.last), nil
+	}
+	var archive []LogAppend
+	if p.settling == nil { // between two parts nothing moves
+		archive = p.archiveOld()
 	}
 	b := Batch{Next: p.next, Low: p.low(), Anchor: p.anchor, KeyDone: p.keyDone, Ordinal: p.ordinal, Records: records}
 	if p.settling == nil {
@@ -205,10 +210,7 @@ func (p *Partition[S]) batch(records int) Batch {
 		b.Write.Logs = append(b.Write.Logs, LogAppend{Name: letterLog(at)})
 	}
 	p.newLetters, p.oldLetters = map[int64][]byte{}, nil
-	if p.archived && p.kept == 0 {
-		p.archived = false
-		b.Write.Logs = append(b.Write.Logs, LogAppend{Name: archiveLog})
-	}
+	b.Write.Logs = append(b.Write.Logs, archive...)
 	p.dirty, p.eff.outs, p.newSeen, p.oldSeen = p.dirty[:0], nil, map[int64][]byte{}, nil
 	return b
 }

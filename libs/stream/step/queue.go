@@ -106,9 +106,10 @@ type offsetQueue struct {
 
 func (q *offsetQueue) add(w *waiting) { q.items = append(q.items, w) }
 
-// head is the oldest fact that still waits, nil where none does.
+// head is the oldest fact that still waits and is not in the archive, nil where
+// there is none.
 func (q *offsetQueue) head() *waiting {
-	for q.taken < len(q.items) && q.items[q.taken].done {
+	for q.taken < len(q.items) && (q.items[q.taken].done || q.items[q.taken].kept) {
 		q.items[q.taken] = nil
 		q.taken++
 	}
