@@ -137,6 +137,11 @@ bench-stream: ## The figures of the processor step on a real Kafka and a real Re
 .PHONY: bench-membership
 bench-membership: ## How long partitions stand still when members come, go and die, beside kafka-go's groups
 	SILLAGE_TEST_KAFKA=own go test -run '^$$' -bench Rebalance -benchtime 1x -timeout 15m -v ./libs/stream/broker
+	dir=$$(mktemp -d); trap 'scripts/kafka stop "$$dir/kafka"; scripts/redis stop "$$dir/redis"; rm -rf "$$dir"' EXIT; \
+		SILLAGE_TEST_REDIS=$$(scripts/redis start "$$dir/redis" "$${SILLAGE_REDIS_PORT:-26379}"); \
+		SILLAGE_TEST_KAFKA=$$(scripts/kafka start "$$dir/kafka" "$${SILLAGE_KAFKA_PORT:-19192}"); \
+		export SILLAGE_TEST_REDIS SILLAGE_TEST_KAFKA; \
+		go test -run '^$$' -bench HandOver -benchtime 1x -timeout 15m -v ./libs/stream
 
 .PHONY: lint
 lint: $(LINT) $(PROTO) ## Lint Go and protobuf

@@ -24,6 +24,7 @@ type committer struct {
 	sending sync.Mutex // held while a commit is under way
 	mu      sync.Mutex
 	noted   map[int32]broker.Committed
+	flying  map[int32]broker.Committed // under way
 	wait    []waiting
 	wake    chan struct{} // 1: somebody waits
 	done    chan struct{}
@@ -57,7 +58,9 @@ func (c *committer) commit(ctx context.Context, partition int32, at broker.Commi
 func (c *committer) flushed(ctx context.Context, partition int32) error {
 	answer := make(chan error, 1)
 	c.mu.Lock()
-	if _, ok := c.noted[partition]; ok {
+	_, noted := c.noted[partition]
+	_, flying := c.flying[partition] // and may come back refused
+	if noted || flying {
 		c.wait = append(c.wait, waiting{partition, answer})
 	} else {
 		answer <- nil
@@ -131,16 +134,19 @@ func (c *committer) flush(log *slog.Logger) {
 	defer c.sending.Unlock()
 	c.mu.Lock()
 	offs, wait := maps.Clone(c.noted), c.wait
-	c.wait = nil
+	c.flying, c.wait = offs, nil
 	clear(c.noted)
 	c.mu.Unlock()
-	if len(offs) == 0 {
-		return // who waits has something noted
+	var err error
+	if len(offs) > 0 {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		err = c.send(ctx, offs)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	err := c.send(ctx, offs)
 	if err == nil {
+		c.mu.Lock()
+		c.flying = nil
+		c.mu.Unlock()
 		for _, w := range wait {
 			w.answer <- nil
 		}
@@ -151,6 +157,7 @@ func (c *committer) flush(log *slog.Logger) {
 		log.Warn("commit not taken", slog.String("topic", c.topic), slog.Any("err", err))
 	}
 	c.mu.Lock()
+	c.flying = nil
 	for p, at := range offs {
 		if _, newer := c.noted[p]; !newer {
 			c.noted[p] = at

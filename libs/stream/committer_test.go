@@ -164,6 +164,36 @@ func TestLostClaimHasNoMoreToSay(t *testing.T) {
 	commits.drop(1) // of nothing, and twice
 }
 
+// TestHandingOverWaitsForWhatIsUnderWay: it may still be refused, and go out again.
+func TestHandingOverWaitsForWhatIsUnderWay(t *testing.T) {
+	c := newCoordinator()
+	c.hold = make(chan struct{})
+	c.set(fmt.Errorf("refused: %w", broker.ErrRebalancing))
+	commits, _, _ := running(t, c)
+	commits.note(1, at(10))
+	other := make(chan error, 1)
+	go func() { other <- commits.commit(t.Context(), 2, at(20)) }()
+	<-c.entered
+	handed := make(chan error, 1)
+	go func() { handed <- commits.flushed(t.Context(), 1) }()
+	close(c.hold)
+	for n, _ := c.seen(); n < 3; n, _ = c.seen() {
+		<-c.entered
+	}
+	select {
+	case err := <-handed:
+		t.Fatalf("handed over with %v while nothing was taken", err)
+	default:
+	}
+	c.set(nil)
+	if err := errors.Join(<-handed, <-other); err != nil {
+		t.Error(err)
+	}
+	if _, taken := c.seen(); taken[1] != 10 {
+		t.Errorf("taken %v when it was handed over", taken)
+	}
+}
+
 func TestNothingNotedIsFlushedAtOnce(t *testing.T) {
 	c := newCoordinator()
 	c.hold = make(chan struct{})

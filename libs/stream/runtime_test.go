@@ -125,7 +125,7 @@ const partitions = 4
 
 // feed appends events and ticks as a collector does.
 type feed struct {
-	t        *testing.T
+	t        testing.TB
 	producer *broker.SharedProducer
 	prefix   string
 	sent     int

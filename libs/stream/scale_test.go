@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,10 +24,14 @@ import (
 type freezer struct {
 	mu     sync.Mutex
 	thawed chan struct{} // closed while nothing is frozen
+	cut    atomic.Bool   // for ever
 }
 
 func (f *freezer) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	f.wait()
+	if f.cut.Load() {
+		return nil, net.ErrClosed
+	}
 	conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
@@ -62,6 +67,9 @@ type frozen struct {
 
 func (c frozen) Write(b []byte) (int, error) {
 	c.by.wait()
+	if c.by.cut.Load() {
+		return 0, net.ErrClosed
+	}
 	return c.Conn.Write(b)
 }
 

@@ -108,8 +108,9 @@ func (c *Client) NewMember(group, topic string, log *slog.Logger) *Member {
 // Run is a member until ctx ends. For each partition that it is given it calls
 // own on a goroutine, with a context that ends when the partition has to be given
 // up, which is a moment after ctx at the latest; the next owner gets it after own
-// has returned, which it must not do before. Run returns nil after it has left, and ErrFenced where another
-// process goes by this one's instance id. It is called once.
+// has returned, which it must not do before. Run returns nil after it has left,
+// and ErrFenced where another process goes by this one's instance id. It is called
+// once.
 func (m *Member) Run(ctx context.Context, own func(ctx context.Context, partition int32)) error {
 	n, err := m.client.Partitions(ctx, m.topic)
 	if err != nil {
@@ -173,14 +174,20 @@ func (m *Member) serve(ctx context.Context) error {
 		default:
 			m.say("cannot join", err)
 		}
-		backoff(ctx, failed)
+		if !backoff(ctx, failed) {
+			return nil
+		}
 		failed++
 	}
 }
 
 // say logs what goes wrong, once for as long as it does.
 func (m *Member) say(what string, err error) {
-	if text := what + err.Error(); m.said != text {
+	text := what
+	if !away(err) {
+		text += err.Error()
+	}
+	if m.said != text {
 		m.said = text
 		m.log.Warn("trouble with the group", slog.String("what", what), slog.Any("err", err))
 	}
@@ -197,10 +204,11 @@ func (m *Member) join(ctx context.Context) error {
 	if joined.leader == m.id {
 		shares = divide(m.group, joined.claims, m.partitions)
 	}
-	m.share, err = m.sync(ctx, joined.generation, shares)
+	s, err := m.sync(ctx, joined.generation, shares)
 	if err != nil {
 		return err
 	}
+	m.share = s
 	m.enroll(term{member: m.id, generation: joined.generation})
 	m.log.Debug("shared out", slog.Int("generation", int(joined.generation)), slog.Any("partitions", m.share.partitions), slog.Int("round", int(m.share.round)))
 	return nil
