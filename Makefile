@@ -8,7 +8,8 @@ SHELL := bash
 MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
 .DEFAULT_GOAL := all
 
-# Override on the command line: make fuzz FUZZTIME=5m, make bench BENCH=Index.
+# Override on the command line: make fuzz FUZZTIME=5m, make bench BENCH=Index,
+# make sim SEEDS=100000, make model STATES=5000000.
 PACKAGES  ?= ./libs/... ./proto/... ./services/...
 GOTEST    ?= go test
 TESTFLAGS ?=
@@ -16,6 +17,8 @@ BENCH     ?= .
 BENCHTIME ?= 1s
 COUNT     ?= 1
 FUZZTIME  ?= 10s
+STATES    ?= 100000
+SEEDS     ?= 3000
 PLATFORMS ?= linux/arm64 darwin/arm64 windows/amd64
 
 BIN       := $(CURDIR)/.bin
@@ -64,6 +67,51 @@ test-race: ## Run all tests with the race detector, or fail
 test-real: ## Run the shared suites on a real Apache Kafka and Redis, which it starts and stops
 	scripts/test-real
 
+.PHONY: model
+model: ## Search all orders of events in small models of the protocol, up to STATES states each
+	GOGC=400 go test -run 'TestModel$$' -count=1 -timeout 60m -v ./libs/stream/step -model.states=$(STATES)
+
+.PHONY: sim
+sim: ## Live through SEEDS random worlds with failures; one that goes wrong is shrunk and told
+	go test -run 'TestSimulation' -count=1 -timeout 0 -v ./libs/stream/step -sim.seeds=$(SEEDS)
+
+.PHONY: mutants
+mutants: ## Take every guard of the protocol away once: model, simulation or a rule's test has to notice
+	go test -run 'TestMutants$$' -count=1 -timeout 60m -v ./libs/stream/step -mutants
+
+# Kinds of faults come in turns that hang on the seed, which is another one with
+# every commit. More flags in CHAOS: docs/CHAOS.md.
+SEED     ?= $(shell git rev-list --count HEAD 2>/dev/null || echo 1)
+SYSTEMS  ?= embedded real
+FAULTS   ?= 60
+EVENTS   ?= 0
+DURATION ?= 0s
+CHAOS    ?=
+chaos = go test -count=1 -timeout 24h -v -run '$(1)' ./services/internal/chaos -chaos.seed $(SEED) -chaos.out $(BIN)/chaos $(CHAOS)
+break = @mkdir -p $(BIN)/chaos; for system in $(SYSTEMS); do ( set -x; \
+	$(call chaos,^TestChaos$$) -chaos.system $$system -chaos.faults $(FAULTS) -chaos.events $(EVENTS) -chaos.duration $(DURATION) ); done
+
+.PHONY: chaos
+chaos: ## Break processes, broker and store 60 times, embedded and real, and count what was lost
+	$(break)
+
+.PHONY: chaos-full
+chaos-full: FAULTS = 300
+chaos-full: EVENTS = 2500000
+chaos-full: CHAOS += -chaos.rate 6000 -chaos.batch 500
+chaos-full: chaos-scenarios ## The same with 300 faults and 2.5 million events on each system, and the scenarios
+	$(break)
+
+.PHONY: chaos-soak
+chaos-soak: DURATION = 1h
+chaos-soak: ## The same for DURATION (1h) on each system
+	$(break)
+
+.PHONY: chaos-scenarios
+chaos-scenarios: ## What has to end in a halt or a gap, and says so: each alone, on real servers
+	@mkdir -p $(BIN)/chaos
+	$(call chaos,Test[^C]) -chaos.system real
+
 .PHONY: fuzz
 fuzz: ## Fuzz every target for FUZZTIME (10s)
 	scripts/fuzz $(FUZZTIME) $(PACKAGES)
@@ -85,6 +133,10 @@ bench-real: ## The figures of the whole, on an Apache Kafka and a Redis of their
 bench-stream: ## The figures of the processor step on a real Kafka and a real Redis, one JSON line each
 	@mkdir -p $(BIN)
 	scripts/bench-stream | tee $(BIN)/bench-stream.txt
+
+.PHONY: bench-membership
+bench-membership: ## How long partitions stand still when members come, go and die, beside kafka-go's groups
+	SILLAGE_TEST_KAFKA=own go test -run '^$$' -bench Rebalance -benchtime 1x -timeout 15m -v ./libs/stream/broker
 
 .PHONY: lint
 lint: $(LINT) $(PROTO) ## Lint Go and protobuf

@@ -117,6 +117,8 @@ func (b *Backend) start(cfg Config) error {
 		// would under a live member, too.
 		kfake.BrokerConfigs(map[string]string{
 			"offsets.retention.minutes": "2147483647",
+			// A member says itself how soon it is to be missed.
+			"group.min.session.timeout.ms": "100",
 			// What is cut is freed by whole segments.
 			"log.segment.bytes": strconv.FormatInt(cfg.segment(), 10),
 		}),

@@ -23,6 +23,9 @@ type Component struct {
 	// Ready returns nil when others may rely on the component, and what is
 	// wrong otherwise. Nil: as soon as it runs.
 	Ready func(ctx context.Context) error
+	// Detail says what people should know of a component that is ready; nil, or
+	// "": nothing.
+	Detail func() string
 	// Close is called after Run has returned, in place of Run for a component
 	// that only has something to free.
 	Close func()
@@ -189,6 +192,8 @@ type Health struct {
 	Name string `json:"name"`
 	OK   bool   `json:"ok"`
 	Err  string `json:"err,omitempty"`
+	// Detail is what people should know, also where it is ready.
+	Detail string `json:"detail,omitempty"`
 }
 
 // Check asks every part that can be asked. Ready is false while parts are
@@ -207,6 +212,9 @@ func (g *Group) Check(ctx context.Context) (ready bool, parts []Health) {
 				if err := p.Ready(ctx); err != nil {
 					h.OK, h.Err = false, err.Error()
 				}
+			}
+			if p.Detail != nil {
+				h.Detail = p.Detail()
 			}
 		}
 		ready = ready && h.OK

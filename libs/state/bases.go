@@ -51,7 +51,7 @@ func (b *Bases) Save(tag string, next int64, s step.State, mark string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make the directory of %s: %w", tag, err)
 	}
-	name := filepath.Join(dir, fmt.Sprintf("%020d%s", next, baseEnd))
+	name := filepath.Join(dir, baseName(next))
 	tmp, err := os.CreateTemp(dir, "tmp-*")
 	if err != nil {
 		return fmt.Errorf("save a base of %s: %w", tag, err)
@@ -78,6 +78,23 @@ func (b *Bases) Save(tag string, next int64, s step.State, mark string) error {
 	}
 	return nil
 }
+
+// Only removes all bases of a partition but the one at next.
+func (b *Bases) Only(tag string, next int64) error {
+	names, err := b.names(tag)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range names {
+		if name != baseName(next) {
+			errs = append(errs, os.Remove(filepath.Join(b.folder(tag), name)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func baseName(next int64) string { return fmt.Sprintf("%020d%s", next, baseEnd) }
 
 // names lists the base files of a partition, oldest first.
 func (b *Bases) names(tag string) ([]string, error) {

@@ -417,22 +417,37 @@ func (p *Partition) wipe() {
 	}
 }
 
-// Load reads all of the partition on the armed connection: a write that
-// succeeds afterwards proves that what was read is still so.
+// Load reads all of the partition on the armed connection, and the fence last: a
+// write that succeeds afterwards proves that what was read is still so.
 func (p *Partition) Load(ctx context.Context) (step.State, error) {
 	if p.conn == nil {
 		return step.State{}, errors.New("not armed")
 	}
-	s := step.State{Fence: p.armed}
+	var s step.State
 	err := p.learn(ctx, step.Write{Wipe: true})
 	if err == nil {
 		err = p.load(ctx, &s)
+	}
+	if err == nil {
+		// Whoever has claimed it meanwhile is seen, and what was read under two
+		// owners is not taken for the state of one.
+		s.Fence, err = p.fenceNow(ctx)
 	}
 	if err != nil {
 		p.broken()
 		return step.State{}, fmt.Errorf("load %s: %w", p.keys.tag, err)
 	}
 	return s, nil
+}
+
+// fenceNow reads the fence, which stays watched as it was.
+func (p *Partition) fenceNow(ctx context.Context) (string, error) {
+	p.conn.command("GET", p.keys.fence())
+	if _, err := p.conn.flush(ctx, p.store.cfg.Timeout); err != nil {
+		return "", err
+	}
+	fence, _, err := p.conn.value()
+	return string(fence), err
 }
 
 func (p *Partition) load(ctx context.Context, s *step.State) error {

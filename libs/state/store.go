@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -202,30 +203,86 @@ func (s *Store) Restore(ctx context.Context, tag string, layout Layout, st step.
 	return nil
 }
 
-// Doctor lists what is wrong with the store's configuration for a processor's
-// state. A store that does not tell is no error.
-func (s *Store) Doctor(ctx context.Context) ([]string, error) {
-	var wrong []string
+// Finding is something about a server that puts state at risk.
+type Finding struct {
+	Refuse bool   `json:"refuse"` // do not run like this; otherwise a warning
+	Where  string `json:"where"`
+	What   string `json:"what"`
+	Fix    string `json:"fix"`
+}
+
+// Doctor lists what is wrong with the store's settings for a processor's state.
+// What a store does not tell is not judged.
+func (s *Store) Doctor(ctx context.Context) ([]Finding, error) {
+	if err := s.Ping(ctx); err != nil {
+		return nil, err
+	}
+	cluster, ok := s.client.(*redis.ClusterClient)
+	if !ok {
+		return diagnose(ctx, "store", s.client), nil
+	}
+	var mu sync.Mutex
+	var found []Finding
+	err := cluster.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error {
+		some := diagnose(ctx, "store "+c.Options().Addr, c)
+		mu.Lock()
+		defer mu.Unlock()
+		found = append(found, some...)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ask the cluster's masters for their settings: %w", err)
+	}
+	sort.Slice(found, func(i, j int) bool { return found[i].Where+found[i].What < found[j].Where+found[j].What })
+	return found, nil
+}
+
+// diagnose judges one server.
+func diagnose(ctx context.Context, where string, c redis.Cmdable) []Finding {
 	config := func(name string) string {
-		m, err := s.client.ConfigGet(ctx, name).Result()
+		m, err := c.ConfigGet(ctx, name).Result()
 		if err != nil {
 			return ""
 		}
 		return m[name]
 	}
-	if err := s.Ping(ctx); err != nil {
-		return nil, err
+	var found []Finding
+	add := func(refuse bool, fix, format string, args ...any) {
+		found = append(found, Finding{Refuse: refuse, Where: where, What: fmt.Sprintf(format, args...), Fix: fix})
 	}
 	if p := config("maxmemory-policy"); p != "" && p != "noeviction" {
-		wrong = append(wrong, fmt.Sprintf("maxmemory-policy is %s: state would be evicted without a word; set noeviction", p))
+		add(true, "CONFIG SET maxmemory-policy noeviction, and in redis.conf", "maxmemory-policy is %s: state would be evicted without a word", p)
 	}
-	if v := config("appendonly"); v == "no" {
-		wrong = append(wrong, "appendonly is no: after a crash the state comes from the last dump and is folded again from there")
-	}
-	for name, least := range map[string]int{"hash-max-listpack-entries": 128, "hash-max-listpack-value": 512} {
-		if v, err := strconv.Atoi(config(name)); err == nil && v < least {
-			wrong = append(wrong, fmt.Sprintf("%s is %d: entities take a third more memory than with %d", name, v, least))
+	if info, err := c.Info(ctx, "stats").Result(); err == nil {
+		if n := infoNumber(info, "evicted_keys"); n > 0 {
+			add(true, "set maxmemory-policy noeviction, sillage rebuild every processor, then CONFIG RESETSTAT", "%d keys were evicted: state is missing", n)
 		}
 	}
-	return wrong, nil
+	if v := config("appendonly"); v == "no" {
+		add(false, "CONFIG SET appendonly yes, and in redis.conf", "appendonly is no: after a crash the state is that of the last dump, and is folded again from there")
+	}
+	for _, limit := range []struct {
+		name  string
+		least int
+	}{{"hash-max-listpack-entries", 128}, {"hash-max-listpack-value", 512}} {
+		if v, err := strconv.Atoi(config(limit.name)); err == nil && v < limit.least {
+			add(true, fmt.Sprintf("CONFIG SET %s %d, and in redis.conf; state that is there shrinks as it is written", limit.name, limit.least),
+				"%s is %d: hashes of entities turn into tables, which take a third more memory and twice the time", limit.name, v)
+		}
+	}
+	return found
+}
+
+// infoNumber finds a number in the answer of INFO.
+func infoNumber(info, name string) int64 {
+	for line := range strings.Lines(info) {
+		if v, ok := strings.CutPrefix(strings.TrimSpace(line), name+":"); ok {
+			n, err := strconv.ParseInt(v, 10, 64)
+			if err != nil {
+				return 0
+			}
+			return n
+		}
+	}
+	return 0
 }

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"sync"
@@ -10,18 +11,28 @@ import (
 	"github.com/sillage-io/sillage/libs/stream/broker"
 )
 
-// committer sends the commits of all partitions of a generation from one
-// goroutine: the group coordinator's connection wants no more.
+// committer sends the commits of all partitions that a process owns of one
+// processor, from one goroutine: the group coordinator's connection wants no
+// more. It outlives generations: what is refused while the group is shared out
+// anew is kept and sent later. What a claim leaves behind that was lost is not
+// its to say any more, and is dropped.
 type committer struct {
 	topic string
 	every time.Duration
 	send  func(context.Context, map[int32]broker.Committed) error
 
-	mu    sync.Mutex
-	noted map[int32]broker.Committed
-	wait  []chan error
-	wake  chan struct{} // 1: somebody waits
-	done  chan struct{}
+	sending sync.Mutex // held while a commit is under way
+	mu      sync.Mutex
+	noted   map[int32]broker.Committed
+	wait    []waiting
+	wake    chan struct{} // 1: somebody waits
+	done    chan struct{}
+}
+
+// waiting is somebody who waits for a partition's commit.
+type waiting struct {
+	partition int32
+	answer    chan error
 }
 
 func newCommitter(topic string, every time.Duration, send func(context.Context, map[int32]broker.Committed) error) *committer {
@@ -37,10 +48,20 @@ func (c *committer) note(partition int32, at broker.Committed) {
 
 // commit commits at once and waits for the answer.
 func (c *committer) commit(ctx context.Context, partition int32, at broker.Committed) error {
+	c.note(partition, at)
+	return c.flushed(ctx, partition)
+}
+
+// flushed sends what is noted of a partition at once and waits for the answer.
+// While the group is shared out anew there is none.
+func (c *committer) flushed(ctx context.Context, partition int32) error {
 	answer := make(chan error, 1)
 	c.mu.Lock()
-	c.noted[partition] = at
-	c.wait = append(c.wait, answer)
+	if _, ok := c.noted[partition]; ok {
+		c.wait = append(c.wait, waiting{partition, answer})
+	} else {
+		answer <- nil
+	}
 	c.mu.Unlock()
 	select {
 	case c.wake <- struct{}{}:
@@ -54,9 +75,32 @@ func (c *committer) commit(ctx context.Context, partition int32, at broker.Commi
 	}
 }
 
+// drop forgets what is noted of a partition, and returns when nothing of it is
+// under way any more: the claim is lost, or another one begins.
+func (c *committer) drop(partition int32) {
+	c.sending.Lock()
+	defer c.sending.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.noted, partition)
+	kept := c.wait[:0]
+	for _, w := range c.wait {
+		if w.partition == partition {
+			w.answer <- context.Canceled
+			continue
+		}
+		kept = append(kept, w)
+	}
+	c.wait = kept
+}
+
+// refusedAgain is how soon what was refused goes out again where somebody waits
+// for it.
+const refusedAgain = 20 * time.Millisecond
+
 // run sends until stop, and once more then.
 func (c *committer) run(log *slog.Logger) {
-	t := time.NewTicker(c.every)
+	t := time.NewTimer(c.every)
 	defer t.Stop()
 	for {
 		last := false
@@ -70,37 +114,55 @@ func (c *committer) run(log *slog.Logger) {
 		if last {
 			return
 		}
+		next := c.every
+		c.mu.Lock()
+		if len(c.wait) > 0 {
+			next = min(next, refusedAgain)
+		}
+		c.mu.Unlock()
+		t.Reset(next)
 	}
 }
 
 func (c *committer) stop() { close(c.done) }
 
 func (c *committer) flush(log *slog.Logger) {
+	c.sending.Lock()
+	defer c.sending.Unlock()
 	c.mu.Lock()
 	offs, wait := maps.Clone(c.noted), c.wait
 	c.wait = nil
 	clear(c.noted)
 	c.mu.Unlock()
 	if len(offs) == 0 {
-		for _, w := range wait {
-			w <- nil
-		}
-		return
+		return // who waits has something noted
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	err := c.send(ctx, offs)
-	if err != nil {
-		log.Warn("commit not taken", slog.String("topic", c.topic), slog.Any("err", err))
-		c.mu.Lock()
-		for p, at := range offs {
-			if _, newer := c.noted[p]; !newer {
-				c.noted[p] = at
-			}
+	if err == nil {
+		for _, w := range wait {
+			w.answer <- nil
 		}
-		c.mu.Unlock()
+		return
 	}
-	for _, w := range wait {
-		w <- err
+	later := errors.Is(err, broker.ErrRebalancing)
+	if !later {
+		log.Warn("commit not taken", slog.String("topic", c.topic), slog.Any("err", err))
+	}
+	c.mu.Lock()
+	for p, at := range offs {
+		if _, newer := c.noted[p]; !newer {
+			c.noted[p] = at
+		}
+	}
+	if later {
+		c.wait = append(c.wait, wait...)
+	}
+	c.mu.Unlock()
+	if !later {
+		for _, w := range wait {
+			w.answer <- err
+		}
 	}
 }

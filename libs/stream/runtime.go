@@ -64,19 +64,14 @@ func (r *Runtime) Run(ctx context.Context, p Processor) error {
 	if err != nil {
 		return fmt.Errorf("identify the log of %s: %w", p.Topic, err)
 	}
-	return r.client.Join(ctx, p.Group(), []string{p.Topic}, func(ctx context.Context, gen broker.Generation) {
-		commits := newCommitter(p.Topic, r.cfg.Commit, func(ctx context.Context, offs map[int32]broker.Committed) error {
-			return gen.Commit(ctx, p.Topic, offs)
-		})
-		var committing sync.WaitGroup
-		committing.Go(func() { commits.run(r.log) }) //nolint:contextcheck // the last commit comes after ctx has ended
-		var working sync.WaitGroup
-		for _, partition := range gen.Assigned[p.Topic] {
-			working.Go(func() { r.work(ctx, p, partition, partitions, logID, commits) })
-		}
-		working.Wait()
-		commits.stop()
-		committing.Wait()
+	member := r.client.NewMember(p.Group(), p.Topic, r.log)
+	commits := newCommitter(p.Topic, r.cfg.Commit, member.Commit)
+	var committing sync.WaitGroup
+	committing.Go(func() { commits.run(r.log) }) //nolint:contextcheck // the last commit comes after ctx has ended
+	defer committing.Wait()
+	defer commits.stop()
+	return member.Run(ctx, func(ctx context.Context, partition int32) {
+		r.work(ctx, p, partition, partitions, logID, commits)
 	})
 }
 
@@ -90,14 +85,17 @@ type worker struct {
 type PartitionInfo struct {
 	Processor, Topic string
 	Partition        int32
-	State            string // claiming, running, silent, halted
-	Reason           string
+	State            string // claiming, waiting, running, silent, halted
+	Reason           string // of waiting, silence or a halt
 	Next, Low, Mark  int64
 	End              int64 // the log's end, as last heard
 	BaseNext         int64 // next of the newest base; -1 where none was taken
 	BaseAt           time.Time
 	Stats            step.Stats
 	Status           step.PartitionStatus
+	// How often the state went back to an offset that had been committed, and by
+	// how many records, since the claim.
+	Rollbacks, RolledBack int64
 }
 
 // Info lists all partitions that this runtime owns.
@@ -151,6 +149,8 @@ func (r *Runtime) work(ctx context.Context, p Processor, partition int32, partit
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(r.cfg.Drain, cancel) })
 	defer stop()
+	// What was not released is not ours to commit for: another owner may have.
+	defer commits.drop(partition)
 	for {
 		if ctx.Err() != nil {
 			d.m.Stop()
@@ -170,9 +170,29 @@ func (r *Runtime) work(ctx context.Context, p Processor, partition int32, partit
 		}
 		res := d.do(ctx, drain, c)
 		d.m.Done(res)
-		if c.Op == step.OpRelease && res.Outcome == step.Applied && r.bases != nil {
-			d.last(c.Write.Target)
+		if c.Op == step.OpBackoff || res.Outcome == step.Lost {
+			commits.drop(partition) // the claim is over
 		}
+		if c.Op == step.OpRelease && res.Outcome == step.Applied {
+			d.released(drain, c.Write.Target)
+		}
+	}
+}
+
+// handOver bounds the wait for the last commit before a partition is handed over.
+const handOver = 2 * time.Second
+
+// released ends the work on a partition that was left cleanly: the next owner
+// finds the mark, and a base, up to date. Where the commit is not taken, the mark
+// stays behind, which is where a crash would leave it.
+func (d *driver) released(drain context.Context, fence string) {
+	ctx, cancel := context.WithTimeout(drain, handOver)
+	defer cancel()
+	if err := d.commits.flushed(ctx, d.partition); err != nil {
+		d.log.Info("released without its last commit", slog.Any("err", err))
+	}
+	if d.r.bases != nil {
+		d.last(fence)
 	}
 }
 
@@ -229,6 +249,7 @@ type driver struct {
 	based     time.Time
 	baseNext  int64
 	saving    sync.WaitGroup
+	noticed   noticed
 }
 
 func (d *driver) do(ctx, drain context.Context, c step.Command) step.Result {
@@ -243,8 +264,11 @@ func (d *driver) try(ctx, drain context.Context, c step.Command) step.Result {
 	var res step.Result
 	switch c.Op {
 	case step.OpArm:
-		d.report("claiming", nil)
+		if !d.m.Claimed() && d.m.Waits() == nil {
+			d.report("claiming", nil)
+		}
 		res.Fence, res.Err = d.part.Arm(drain)
+		d.armed(res.Fence)
 	case step.OpReadMark:
 		committed, err := d.r.client.Committed(drain, d.p.Group(), d.p.Topic)
 		at, ok := committed[d.partition]
@@ -252,6 +276,7 @@ func (d *driver) try(ctx, drain context.Context, c step.Command) step.Result {
 			at.Offset = -1
 		}
 		res.Commit, res.Mark, res.Err = at.Offset, at.Metadata, err
+		d.noticed.committed = at.Offset
 	case step.OpReadBounds:
 		res.Start, res.End, res.Err = d.r.client.Bounds(drain, d.p.Topic, d.partition)
 		d.end = res.End
@@ -265,9 +290,8 @@ func (d *driver) try(ctx, drain context.Context, c step.Command) step.Result {
 	case step.OpLoad:
 		res.State, res.Err = d.part.Load(drain)
 	case step.OpCommitClaim:
-		if d.m.Stats().Gaps > 0 {
-			next, _, _ := d.m.Offsets()
-			d.log.Error("the log has lost records before they were read: what was learnt from them is missing", slog.Int64("next", next))
+		if c.Attempt == 0 {
+			d.claimed()
 		}
 		res.Err = d.commits.commit(drain, d.partition, broker.Committed{Offset: c.Commit, Metadata: c.Mark.String()})
 	case step.OpFetch:
@@ -291,10 +315,23 @@ func (d *driver) try(ctx, drain context.Context, c step.Command) step.Result {
 	case step.OpCommit:
 		d.commits.note(d.partition, broker.Committed{Offset: c.Commit, Metadata: c.Mark.String()})
 	case step.OpBackoff:
-		d.report("claiming", nil)
+		if why := d.m.Waits(); why != nil {
+			d.wait(why)
+		} else {
+			d.rewound()
+			d.report("claiming", nil)
+		}
 		sleep(ctx, drain, 50*time.Millisecond+mathrand.N(200*time.Millisecond))
 	}
 	return res
+}
+
+// wait says, once, why a partition cannot be claimed for the time being.
+func (d *driver) wait(why error) {
+	if d.w.info.State != "waiting" {
+		d.log.Warn("the partition cannot be claimed yet", slog.Any("reason", why))
+	}
+	d.report("waiting", why)
 }
 
 // one fetches the record at offset.
@@ -310,10 +347,12 @@ func (d *driver) fetched(got broker.Fetched, err error) step.Result {
 	if err == nil {
 		err = got.Err
 	}
-	if errors.Is(err, broker.ErrOutOfRange) {
+	switch {
+	case errors.Is(err, broker.ErrOutOfRange):
 		return step.Result{Range: true}
-	}
-	if err != nil {
+	case errors.Is(err, broker.ErrRecreated):
+		return step.Result{OtherLog: true}
+	case err != nil:
 		return step.Result{Err: err}
 	}
 	d.end = max(d.end, got.HighWatermark)
@@ -324,17 +363,17 @@ func (d *driver) fetched(got broker.Fetched, err error) step.Result {
 func (d *driver) idle() {
 	now := time.Now()
 	if now.Sub(d.reported) >= 100*time.Millisecond {
-		state := "running"
-		if d.m.Silent() {
-			state = "silent"
+		if why := d.m.Silent(); why != "" {
+			d.report("silent", silence(why))
+		} else {
+			d.report("running", nil)
 		}
-		d.report(state, nil)
 	}
 	next, _, _ := d.m.Offsets()
-	if d.r.bases == nil || !d.m.Settled() || next == d.baseNext || now.Sub(d.based) < d.r.cfg.BaseEvery {
+	if d.r.bases == nil || !d.m.Settled() || !d.noticed.replaced && (next == d.baseNext || now.Sub(d.based) < d.r.cfg.BaseEvery) {
 		return
 	}
-	if d.based.IsZero() {
+	if d.based.IsZero() && !d.noticed.replaced {
 		d.based = now // the first one is due after a full interval
 		return
 	}
@@ -346,10 +385,18 @@ func (d *driver) base(now time.Time, next int64) {
 	d.saving.Wait()
 	d.based, d.baseNext = now, next
 	snapshot, mark := d.m.Snapshot()
+	replaced := d.noticed.replaced
+	d.noticed.replaced = false
 	d.saving.Go(func() {
 		if err := d.r.bases.Save(d.tag, next, snapshot, mark.String()); err != nil {
 			d.log.Error("base not taken", slog.Any("err", err))
 			return
+		}
+		if replaced {
+			// Those before are of a state that an operator did not want.
+			if err := d.r.bases.Only(d.tag, next); err != nil {
+				d.log.Error("old bases not removed", slog.Any("err", err))
+			}
 		}
 		d.w.mu.Lock()
 		d.w.info.BaseNext, d.w.info.BaseAt = next, now
@@ -373,11 +420,13 @@ func (d *driver) report(state string, reason error) {
 	d.reported = time.Now()
 	next, low, mark := d.m.Offsets()
 	status := d.folder.Status()
+	d.counted(status.Counts)
 	d.w.mu.Lock()
 	defer d.w.mu.Unlock()
 	i := &d.w.info
 	i.State, i.Next, i.Low, i.Mark, i.End = state, next, low, mark, max(d.end, next)
 	i.Stats, i.Status, i.Reason = d.m.Stats(), status, ""
+	i.Rollbacks, i.RolledBack = d.noticed.rollbacks, d.noticed.rolledBack
 	if reason != nil {
 		i.Reason = reason.Error()
 	}

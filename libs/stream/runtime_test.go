@@ -79,9 +79,10 @@ func processors() []stream.Processor {
 
 // place is a broker and a store: the embedded ones, or real ones.
 type place struct {
-	client *broker.Client
-	store  *state.Store
-	bases  *state.Bases
+	brokers []string
+	client  *broker.Client
+	store   *state.Store
+	bases   *state.Bases
 }
 
 func backends(t *testing.T, run func(t *testing.T, at place)) {
@@ -99,7 +100,7 @@ func backends(t *testing.T, run func(t *testing.T, at place)) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { store.Close() })
-		return place{client: client, store: store}
+		return place{brokers: brokers, client: client, store: store}
 	}
 	t.Run("embedded", func(t *testing.T) {
 		b, err := embedded.Open(embedded.Config{Dir: t.TempDir(), KafkaAddr: "127.0.0.1:0", RedisAddr: "127.0.0.1:0"})

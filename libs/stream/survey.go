@@ -21,7 +21,9 @@ type Standing struct {
 	Low       int64                `json:"low"` // oldest record that waits
 	Start     int64                `json:"start"`
 	End       int64                `json:"end"`
-	Mark      int64                `json:"mark"` // emission mark; -1 where there is none
+	Mark      int64                `json:"mark"`             // emission mark; -1 where there is none
+	Silent    step.Silence         `json:"silent,omitempty"` // why it publishes nothing
+	Voice     string               `json:"voice,omitempty"`  // what an operator has decided of that
 	Status    step.PartitionStatus `json:"status"`
 }
 
@@ -63,6 +65,9 @@ func Survey(ctx context.Context, client *broker.Client, store *state.Store, ps [
 					return nil, fmt.Errorf("%s/%d: %w", p.Name, i, err)
 				}
 				s.Claimed, s.Released, s.Next, s.Low = true, f.Released, f.Next, f.Low
+				if s.Silent = f.Voice.Silent; s.Silent == "" {
+					s.Voice = f.Voice.String()
+				}
 			}
 			if at, ok := committed[i]; ok {
 				if m, err := step.ParseMark(at.Metadata); err == nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/sillage-io/sillage/libs/stream/broker"
 	"github.com/sillage-io/sillage/libs/stream/record"
 	"github.com/sillage-io/sillage/libs/stream/step"
+	"github.com/sillage-io/sillage/libs/topics"
 )
 
 // Verdict is what an offline fold of a partition's log found.
@@ -32,9 +33,10 @@ type Verdict struct {
 	// of one before: harmless, readers drop them.
 	Effects, Missing, Unexplained, Repeats int64
 	Examples                               []string
-	// Expired effects may have gone with the log of the topic behind.
-	Expired int64
-	Dead    int64
+	// Expired effects may have gone with the log of the topic behind. Withheld
+	// ones were folded in silence, before an operator let the partition speak.
+	Expired, Withheld int64
+	Dead              int64
 }
 
 // OK tells whether state and effects are exactly what the log says.
@@ -49,8 +51,31 @@ var ErrUnverifiable = errors.New("cannot be verified")
 // bases, where there are any, and says so in From: what was before is believed.
 // It reads only; it may run beside the owner.
 func Verify(ctx context.Context, client *broker.Client, store *state.Store, bases *state.Bases, p Processor, partition int32) (Verdict, error) {
+	return verifyHeld(ctx, client, bases, p, partition, func() (step.State, step.Fence, error) { return settled(ctx, store, p, partition) })
+}
+
+// VerifySnapshot is Verify for a snapshot in a directory in place of the store.
+func VerifySnapshot(ctx context.Context, client *broker.Client, dir string, bases *state.Bases, p Processor, partition int32) (Verdict, error) {
+	if _, err := readManifest(dir); err != nil {
+		return Verdict{}, err
+	}
+	snapshot, err := state.NewBases(dir)
+	if err != nil {
+		return Verdict{}, err
+	}
+	return verifyHeld(ctx, client, bases, p, partition, func() (step.State, step.Fence, error) {
+		base, err := snapshot.Newest(p.Tag(partition))
+		if err != nil || base == nil {
+			return step.State{}, step.Fence{}, err
+		}
+		fence, err := step.ParseFence(base.State.Fence)
+		return base.State, fence, err
+	})
+}
+
+func verifyHeld(ctx context.Context, client *broker.Client, bases *state.Bases, p Processor, partition int32, read func() (step.State, step.Fence, error)) (Verdict, error) {
 	for n := 0; ; n++ {
-		v, err := verify(ctx, client, store, bases, p, partition)
+		v, err := verify(ctx, client, bases, p, partition, read)
 		// The log was cut, or a base gave way to a newer one, while it was read.
 		if n >= 5 || !errors.Is(err, broker.ErrOutOfRange) {
 			return v, err
@@ -58,7 +83,7 @@ func Verify(ctx context.Context, client *broker.Client, store *state.Store, base
 	}
 }
 
-func verify(ctx context.Context, client *broker.Client, store *state.Store, bases *state.Bases, p Processor, partition int32) (Verdict, error) {
+func verify(ctx context.Context, client *broker.Client, bases *state.Bases, p Processor, partition int32, read func() (step.State, step.Fence, error)) (Verdict, error) {
 	v := Verdict{Processor: p.Name, Partition: partition}
 	logID, err := client.LogID(ctx, p.Topic)
 	if err != nil {
@@ -72,7 +97,7 @@ func verify(ctx context.Context, client *broker.Client, store *state.Store, base
 	if err != nil {
 		return v, err
 	}
-	held, fence, err := settled(ctx, store, p, partition)
+	held, fence, err := read()
 	if err != nil {
 		return v, err
 	}
@@ -101,7 +126,7 @@ func verify(ctx context.Context, client *broker.Client, store *state.Store, base
 	v.Entities, v.Dead = len(should)-1, folder.Status().Counts.Dead
 	v.Digest = digest(should)
 	v.Different = differences(should, held.Entities)
-	return v, compareEffects(ctx, client, p, partition, logID, effects, &v)
+	return v, compareEffects(ctx, client, p, partition, logID, fence.Voice, effects, &v)
 }
 
 // settled reads the state at a moment at which no tick is half settled.
@@ -196,7 +221,7 @@ func again(ctx context.Context, client *broker.Client, p Processor, partition in
 			folder.Settled()
 			for i := range b.Outs {
 				o := &b.Outs[i]
-				if pos := headerOf(o.Headers, record.HeaderPosition); pos != "" {
+				if pos := headerOf(o.Headers, positionIn(o.Topic)); pos != "" {
 					effects[place(o.Topic, o.Partition, pos)] = &effect{topic: o.Topic, id: headerOf(o.Headers, record.HeaderID), hash: xxhash.Sum64(o.Value), offset: b.Offsets[i]}
 				}
 			}
@@ -208,6 +233,15 @@ func again(ctx context.Context, client *broker.Client, p Processor, partition in
 // before is how many records stand below an offset.
 func before(recs []record.Record, offset int64) int {
 	return sort.Search(len(recs), func(i int) bool { return recs[i].Offset >= offset })
+}
+
+// positionIn is the header that says where a record of a topic comes from: a dead
+// letter has that of the record that died, beside its own.
+func positionIn(topic string) string {
+	if topic == topics.DeadLetters {
+		return record.HeaderDeadPosition
+	}
+	return record.HeaderPosition
 }
 
 // place tells effects of one position apart: a tick goes to many partitions.
@@ -270,8 +304,8 @@ func differences(should, is []step.Entity) []string {
 }
 
 // compareEffects reads the topics behind.
-func compareEffects(ctx context.Context, client *broker.Client, p Processor, partition int32, logID string, effects map[string]*effect, v *Verdict) error {
-	outputs := append([]string(nil), p.Outputs...)
+func compareEffects(ctx context.Context, client *broker.Client, p Processor, partition int32, logID string, voice step.Voice, effects map[string]*effect, v *Verdict) error {
+	outputs := append([]string{topics.DeadLetters}, p.Outputs...)
 	outputs = append(outputs, p.PassTo...)
 	sort.Strings(outputs)
 	trimmed := map[string]bool{}
@@ -316,7 +350,13 @@ func compareEffects(ctx context.Context, client *broker.Client, p Processor, par
 				at = max(at, got[0].Next)
 				for j := range got[0].Records {
 					r := &got[0].Records[j]
-					header := string(r.Header(record.HeaderPosition))
+					if r.Header(record.HeaderRequeueFor) != nil && topic != topics.DeadLetters {
+						continue // put back by an operator: a repeat for all but one
+					}
+					if topic == topics.DeadLetters && string(r.Header(record.HeaderDeadProcessor)) != p.Name {
+						continue
+					}
+					header := string(r.Header(positionIn(topic)))
 					pos, err := record.ParsePosition(header)
 					if err != nil || pos.Log != logID || pos.Partition != partition || pos.Offset < v.From || pos.Offset >= v.To {
 						continue
@@ -352,6 +392,10 @@ func compareEffects(ctx context.Context, client *broker.Client, p Processor, par
 		}
 		if trimmed[e.topic] || compacted[e.topic] {
 			v.Expired++
+			continue
+		}
+		if voice.Silent != "" || (voice.Word == step.WordSpeak || voice.Word == step.WordSpoken) && e.offset < voice.From {
+			v.Withheld++
 			continue
 		}
 		v.Missing++

@@ -24,8 +24,19 @@ type described struct {
 type describedTopic struct {
 	err        kafka.Error
 	name       string
-	id         string // hex
+	id         topicID
 	partitions int
+}
+
+// one says what is wrong with the answer about one topic.
+func (d described) one(topic string) error {
+	if len(d.topics) != 1 || d.topics[0].name != topic {
+		return fmt.Errorf("%d topics in the answer", len(d.topics))
+	}
+	if code := d.topics[0].err; code != 0 {
+		return code
+	}
+	return nil
 }
 
 // describe asks a broker itself: kafka-go's metadata has no topic ids.
@@ -55,7 +66,7 @@ func (c *Client) describe(ctx context.Context, topics ...string) (described, err
 	r.int32() // controller
 	for range r.compactCount() {
 		t := describedTopic{err: kafka.Error(r.int16()), name: r.compact()}
-		t.id = hex.EncodeToString(r.take(16))
+		t.id = r.topicID()
 		r.int8() // internal
 		for range r.compactCount() {
 			r.int16()
@@ -96,18 +107,14 @@ func (c *Client) ClusterID(ctx context.Context) (string, error) {
 // topic that was deleted and made again has another.
 func (c *Client) LogID(ctx context.Context, topic string) (string, error) {
 	d, err := c.describe(ctx, topic)
+	if err == nil {
+		err = d.one(topic)
+	}
 	if err != nil {
 		return "", fmt.Errorf("ask for the id of %s: %w", topic, err)
 	}
-	if len(d.topics) != 1 {
-		return "", fmt.Errorf("ask for the id of %s: %d topics in the answer", topic, len(d.topics))
-	}
-	t := d.topics[0]
-	if t.err != 0 {
-		return "", fmt.Errorf("ask for the id of %s: %w", topic, t.err)
-	}
 	// Separators of positions and fences do not occur in it.
-	return strings.NewReplacer("/", "_", "|", "_").Replace(d.cluster) + ":" + t.id, nil
+	return strings.NewReplacer("/", "_", "|", "_").Replace(d.cluster) + ":" + hex.EncodeToString(d.topics[0].id[:]), nil
 }
 
 // Partitions is how many partitions a topic has.

@@ -37,11 +37,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func backends(t *testing.T, run func(t *testing.T, brokers []string)) {
 	t.Helper()
 	t.Run("embedded", func(t *testing.T) {
-		c, err := kfake.NewCluster(kfake.NumBrokers(1))
+		c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.GroupMinSessionTimeout(100*time.Millisecond))
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
+		t.Cleanup(c.Close)
 		run(t, c.ListenAddrs())
 	})
 	t.Run("real", func(t *testing.T) {
@@ -71,6 +71,11 @@ func topic(t *testing.T, c *broker.Client, partitions int) string {
 	name := strings.NewReplacer("/", ".", " ", "-").Replace(t.Name()) + "." + strconv.FormatInt(time.Now().UnixNano(), 36)
 	if err := c.EnsureTopics(t.Context(), []broker.TopicSpec{{Name: name, Partitions: partitions, RetentionMS: -1}}); err != nil {
 		t.Fatal(err)
+	}
+	for i := range int32(partitions) { // led is not yet known to its leader
+		if _, _, err := c.Bounds(t.Context(), name, i); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return name
 }
@@ -281,70 +286,6 @@ func TestCommitsKeepTheirMetadata(t *testing.T) {
 	})
 }
 
-func TestMembersShareAndHandOver(t *testing.T) {
-	backends(t, func(t *testing.T, brokers []string) {
-		c := connect(t, brokers)
-		name := topic(t, c, 4)
-		group := "g." + name
-		var mu sync.Mutex
-		owners := map[int32]string{}
-		member := func(ctx context.Context, who string) {
-			err := c.Join(ctx, group, []string{name}, func(ctx context.Context, g broker.Generation) {
-				mu.Lock()
-				for _, p := range g.Assigned[name] {
-					owners[p] = who
-				}
-				mu.Unlock()
-				<-ctx.Done()
-				mu.Lock()
-				for _, p := range g.Assigned[name] {
-					if owners[p] == who {
-						delete(owners, p)
-					}
-				}
-				mu.Unlock()
-			})
-			if err != nil {
-				t.Errorf("%s: %v", who, err)
-			}
-		}
-		wait := func(what string, ok func() bool) {
-			t.Helper()
-			for range 300 {
-				mu.Lock()
-				done := ok()
-				mu.Unlock()
-				if done {
-					return
-				}
-				time.Sleep(100 * time.Millisecond)
-			}
-			t.Fatalf("%s did not come about: %v", what, owners)
-		}
-		count := func(who string) int {
-			n := 0
-			for _, o := range owners {
-				if o == who {
-					n++
-				}
-			}
-			return n
-		}
-		var members sync.WaitGroup
-		ctx, cancel := context.WithCancel(t.Context())
-		defer members.Wait()
-		defer cancel()
-		members.Go(func() { member(ctx, "a") })
-		wait("all four for a", func() bool { return count("a") == 4 })
-		second, leave := context.WithCancel(ctx)
-		defer leave()
-		members.Go(func() { member(second, "b") })
-		wait("two each", func() bool { return count("a") == 2 && count("b") == 2 })
-		leave()
-		wait("all four for a again", func() bool { return count("a") == 4 })
-	})
-}
-
 func TestLogIDTellsARecreatedTopic(t *testing.T) {
 	backends(t, func(t *testing.T, brokers []string) {
 		c := connect(t, brokers)
@@ -550,8 +491,10 @@ func TestConfigReportsAllMistakes(t *testing.T) {
 		Brokers: []string{"nonsense"},
 		TLS:     config.TLS{CertFile: "a"},
 		SASL:    broker.SASL{Mechanism: "kerberos"},
+
+		InstanceID: "a b", SessionTimeout: time.Second, HeartbeatInterval: 500 * time.Millisecond, RebalanceTimeout: 100 * time.Millisecond,
 	}.Validate()
-	for _, want := range []string{"not host:port", "belong together", "tls.enabled is false", "kerberos", "sasl.user"} {
+	for _, want := range []string{"not host:port", "belong together", "tls.enabled is false", "kerberos", "sasl.user", "instance-id", "session-timeout", "rebalance-timeout"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: does not say %q", err, want)
 		}

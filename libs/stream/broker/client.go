@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +29,12 @@ type Config struct {
 	TLS      config.TLS `yaml:"tls"`
 	SASL     SASL       `yaml:"sasl"`
 
+	// Membership of consumer groups.
+	InstanceID        string        `yaml:"instance-id" usage:"stable name of this process among those of its kind, or hostname for that of the machine: killed and back within the session timeout it goes on with the same partitions, and nobody else stops; empty: it begins anew, and the dead one is waited for"`
+	SessionTimeout    time.Duration `yaml:"session-timeout" usage:"after how long without a sign of life the others take over; within the brokers' group.min.session.timeout.ms and group.max.session.timeout.ms"`
+	HeartbeatInterval time.Duration `yaml:"heartbeat-interval" usage:"how often to give a sign of life, and to hear that members come or go"`
+	RebalanceTimeout  time.Duration `yaml:"rebalance-timeout" usage:"how long the others wait for this process when they share out anew"`
+
 	// Dial replaces the network, in tests.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error) `yaml:"-"`
 }
@@ -39,7 +48,10 @@ type SASL struct {
 
 // DefaultConfig is a broker on this machine, in clear.
 func DefaultConfig() Config {
-	return Config{Brokers: []string{"127.0.0.1:9092"}, ClientID: "sillage"}
+	return Config{
+		Brokers: []string{"127.0.0.1:9092"}, ClientID: "sillage",
+		SessionTimeout: 6 * time.Second, HeartbeatInterval: 200 * time.Millisecond, RebalanceTimeout: 5 * time.Second,
+	}
 }
 
 // Validate reports all mistakes.
@@ -62,8 +74,24 @@ func (c Config) Validate() error {
 	if c.SASL.Mechanism != "" && c.SASL.User == "" {
 		errs = append(errs, errors.New("sasl.user: missing"))
 	}
+	if !validInstanceID.MatchString(c.InstanceID) {
+		errs = append(errs, fmt.Errorf("instance-id: %q is not made of up to 249 letters, digits, dots, dashes and underscores", c.InstanceID))
+	}
+	if c.HeartbeatInterval <= 0 || c.SessionTimeout < 3*c.HeartbeatInterval {
+		errs = append(errs, fmt.Errorf("session-timeout: %v is below three times heartbeat-interval, %v", c.SessionTimeout, c.HeartbeatInterval))
+	}
+	if c.RebalanceTimeout < c.HeartbeatInterval {
+		errs = append(errs, fmt.Errorf("rebalance-timeout: %v is below heartbeat-interval, %v", c.RebalanceTimeout, c.HeartbeatInterval))
+	}
 	return errors.Join(errs...)
 }
+
+// instanceHostname as an instance id stands for the host's name: a container's
+// stays the same when it is started again, and no other replica has it.
+const instanceHostname = "hostname"
+
+// validInstanceID is what a broker takes.
+var validInstanceID = regexp.MustCompile(`^[a-zA-Z0-9._-]{0,249}$`)
 
 func (s SASL) mechanism() (sasl.Mechanism, error) {
 	switch strings.ToLower(s.Mechanism) {
@@ -81,6 +109,8 @@ func (s SASL) mechanism() (sasl.Mechanism, error) {
 var (
 	// ErrOutOfRange: the offset is not in the log (any more, or yet).
 	ErrOutOfRange = errors.New("offset out of range")
+	// ErrRecreated: the topic was deleted and made again since it was first read.
+	ErrRecreated = errors.New("the topic is another one by now")
 	// ErrOwnershipLost: another producer with a higher epoch has written.
 	ErrOwnershipLost = errors.New("a newer owner writes to this partition")
 	// ErrTooLarge: a record is larger than the broker takes.
@@ -96,9 +126,12 @@ type Client struct {
 	addr      net.Addr
 	transport *kafka.Transport
 	kafka     *kafka.Client
-	dialer    *kafka.Dialer
 	cancel    context.CancelFunc
+	conns     *conns
 	layout    atomic.Pointer[layout]
+
+	idsMu sync.Mutex
+	ids   map[string]topicID // of the topics that are read
 
 	refreshing chan struct{} // 1: held by who asks for leaders
 	refreshed  time.Time     // guarded by refreshing
@@ -123,18 +156,29 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare sasl: %w", err)
 	}
+	if cfg.InstanceID == instanceHostname {
+		if cfg.InstanceID, err = os.Hostname(); err != nil {
+			return nil, fmt.Errorf("take the host's name as instance id: %w", err)
+		}
+		if err := cfg.Validate(); err != nil {
+			return nil, err
+		}
+	}
 	dial := cfg.Dial
 	if dial == nil {
 		dial = (&net.Dialer{Timeout: 3 * time.Second}).DialContext
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &Client{cfg: cfg, addr: kafka.TCP(cfg.Brokers...), cancel: cancel, refreshing: make(chan struct{}, 1)}
+	c := &Client{
+		cfg: cfg, addr: kafka.TCP(cfg.Brokers...), cancel: cancel,
+		conns: &conns{open: map[*conn]struct{}{}}, ids: map[string]topicID{}, refreshing: make(chan struct{}, 1),
+	}
+	dial = c.conns.dialer(dial)
 	c.transport = &kafka.Transport{
 		Dial: dial, DialTimeout: 3 * time.Second, IdleTimeout: 30 * time.Second, MetadataTTL: time.Second,
 		ClientID: cfg.ClientID, TLS: encryption, SASL: mechanism, Context: ctx,
 	}
 	c.kafka = &kafka.Client{Addr: c.addr, Timeout: requestTimeout, Transport: c.transport}
-	c.dialer = &kafka.Dialer{ClientID: cfg.ClientID, DialFunc: dial, Timeout: 3 * time.Second, TLS: encryption, SASLMechanism: mechanism}
 	return c, nil
 }
 
@@ -142,6 +186,7 @@ func New(cfg Config) (*Client, error) {
 func (c *Client) Close() {
 	c.transport.CloseIdleConnections()
 	c.cancel()
+	c.conns.close()
 }
 
 // roundTrip sends one request, at most requestTimeout long.

@@ -55,6 +55,7 @@ type Reader struct {
 	from    int64   // the reader may ask for [from, at] without a new request
 	at      int64   // where what waits begins
 	next    int64   // where the next request goes on
+	term    int32   // of what stands before it; 0: not known
 	waiting Fetched // not taken yet; Size is 0 where nothing is
 	failed  error   // what came behind it
 }
@@ -160,7 +161,7 @@ func (r *Reader) ask(led int32, offset int64) {
 	again := !r.wanted
 	if again || elsewhere {
 		r.seeks++
-		r.wanted, r.from, r.at, r.next = true, offset, offset, offset
+		r.wanted, r.from, r.at, r.next, r.term = true, offset, offset, offset, 0
 		r.waiting, r.failed = Fetched{}, nil
 	}
 	// Who tries again after an error waits for the request under way: one
@@ -255,7 +256,7 @@ func (f *Fetcher) collect(l *leader) (wants []PartitionOffset, readers map[int32
 			full = true
 			continue
 		}
-		wants = append(wants, PartitionOffset{Topic: f.topic, Partition: r.partition, Offset: r.next})
+		wants = append(wants, PartitionOffset{Topic: f.topic, Partition: r.partition, Offset: r.next, Term: r.term})
 		readers[r.partition] = asked{Reader: r, seeks: r.seeks, next: r.next}
 	}
 	if l.first++; len(wants) > 0 {
@@ -294,7 +295,7 @@ func (f *Fetcher) deliver(ctx context.Context, l *leader, readers map[int32]aske
 			w.Records, w.Next, w.Size, w.HighWatermark = append(w.Records, g.Records...), g.Next, w.Size+g.Size, g.HighWatermark
 		}
 		if g.Err == nil {
-			r.Reader.next = g.Next
+			r.Reader.next, r.Reader.term = g.Next, g.Term
 		}
 		records += len(g.Records)
 		select {

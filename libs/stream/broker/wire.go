@@ -100,9 +100,25 @@ func (e *routed) Broker(cluster protocol.Cluster) (protocol.Broker, error) {
 	return found, nil
 }
 
+// directed is an exchange for one broker.
+type directed struct {
+	exchange
+	node int32
+}
+
+// Broker finds it.
+func (e *directed) Broker(cluster protocol.Cluster) (protocol.Broker, error) {
+	b, ok := cluster.Brokers[e.node]
+	if !ok {
+		return b, fmt.Errorf("broker %d is not there", e.node)
+	}
+	return b, nil
+}
+
 var (
 	_ protocol.RawExchanger  = (*exchange)(nil)
 	_ protocol.BrokerMessage = (*routed)(nil)
+	_ protocol.BrokerMessage = (*directed)(nil)
 )
 
 func appendString(b []byte, s string) []byte {
@@ -110,6 +126,19 @@ func appendString(b []byte, s string) []byte {
 	return append(b, s...)
 }
 
+// appendNullable writes a string where none is something else than an empty one.
+func appendNullable(b []byte, s string) []byte {
+	if s == "" {
+		return appendInt16(b, -1)
+	}
+	return appendString(b, s)
+}
+
+func appendBytes(b, v []byte) []byte {
+	return append(appendInt32(b, int32(len(v))), v...)
+}
+
+func appendInt16(b []byte, v int16) []byte { return binary.BigEndian.AppendUint16(b, uint16(v)) }
 func appendInt32(b []byte, v int32) []byte { return binary.BigEndian.AppendUint32(b, uint32(v)) }
 func appendInt64(b []byte, v int64) []byte { return binary.BigEndian.AppendUint64(b, uint64(v)) }
 
@@ -222,10 +251,34 @@ func (r *reader) compactCount() int {
 	return max(n, 0)
 }
 
+// compactBytes reads compact bytes; null reads as nil.
+func (r *reader) compactBytes() []byte {
+	n := r.uvarint()
+	if n == 0 {
+		return nil
+	}
+	return r.take(n - 1)
+}
+
+func (r *reader) topicID() (id topicID) {
+	copy(id[:], r.take(len(id)))
+	return id
+}
+
 // tags skips tagged fields.
-func (r *reader) tags() {
+func (r *reader) tags() { r.tagged(-1) }
+
+// tagged skips tagged fields, and tells whether one of them is number n.
+func (r *reader) tagged(n int) (found bool) {
 	for range r.uvarint() {
-		r.uvarint()
+		if r.uvarint() == n {
+			found = true
+		}
 		r.take(r.uvarint())
 	}
+	return found
 }
+
+// divergence skips the tagged fields of a fetched partition, and tells whether
+// the broker says that its log differs from what was read.
+func (r *reader) divergence() bool { return r.tagged(0) }

@@ -143,6 +143,22 @@ func varintLen(v int64) int {
 	return n
 }
 
+// LeaderEpoch is the epoch of the leader that took the last whole batch of data
+// that ends before next; -1 where there is none.
+func LeaderEpoch(data []byte, next int64) int32 {
+	be := binary.BigEndian
+	epoch := int32(-1)
+	for len(data) >= batchHeader {
+		size := int64(int32(be.Uint32(data[offsetLength:]))) + offsetLength + 4
+		if size < batchHeader || int64(len(data)) < size || int64(be.Uint64(data))+int64(int32(be.Uint32(data[offsetLast:]))) >= next {
+			break
+		}
+		epoch = int32(be.Uint32(data[offsetLength+4:]))
+		data = data[size:]
+	}
+	return epoch
+}
+
 // DecodeBatches decodes the record batches of a fetch answer. Records below
 // wanted are left out (a batch is answered whole), control batches too; next
 // is the offset behind the last whole batch, so that a fetch goes on behind

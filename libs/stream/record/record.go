@@ -23,8 +23,29 @@ const (
 	HeaderHistorical  = "historical"     // "1" where an import caused the record
 	HeaderTraceParent = "traceparent"
 	HeaderEmittedAt   = "emitted-at" // wall time, milliseconds UTC: outside the payload, so that repeats are equal
-	HeaderReason      = "dlq-reason"
 	HeaderContentType = "content-type"
+)
+
+// Headers of a dead letter, behind those of the record that died.
+const (
+	HeaderReason        = "dlq-reason"
+	HeaderDeadProcessor = "dlq-processor"    // that could not fold it
+	HeaderDeadOrigin    = "dlq-origin"       // topic/partition/offset of the record that died
+	HeaderDeadPosition  = "dlq-position"     // Position.String of the letter itself; the log is the origin's
+	HeaderDeadAppended  = "dlq-appended"     // when the record was appended, milliseconds UTC
+	HeaderDeadFold      = "dlq-fold-version" // of the processor
+	HeaderDeadAttempts  = "dlq-attempts"     // how often it has been folded in vain
+)
+
+// Headers of a record that an operator has put back into the topic it died in,
+// behind those that it had.
+const (
+	HeaderRequeueFor     = "requeue-for"     // the only processor that may fold it
+	HeaderRequeueOf      = "requeue-of"      // log/partition/offset of the record that died
+	HeaderRequeueAttempt = "requeue-attempt" // which one this is, from 2 on
+	HeaderRequeueBy      = "requeue-by"      // who put it back
+	HeaderRequeueAt      = "requeue-at"      // when, milliseconds UTC
+	HeaderRequeueWhy     = "requeue-why"
 )
 
 // Header is one header of a record.

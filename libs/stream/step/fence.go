@@ -22,6 +22,7 @@ type Fence struct {
 	KeyDone     string // a tick settled in parts: last entity done ...
 	Ordinal     int32  // ... and the next ordinal
 	Released    bool   // the last owner left cleanly
+	Voice       Voice  // whether it publishes
 }
 
 // String is the form in the store.
@@ -30,23 +31,30 @@ func (f Fence) String() string {
 	if f.Released {
 		released = "1"
 	}
-	return strings.Join([]string{
+	fields := []string{
 		f.LogID, strconv.Itoa(f.FoldVersion), f.Nonce,
 		strconv.FormatInt(f.Next, 10), strconv.FormatInt(f.Low, 10), f.Anchor,
 		strconv.FormatInt(f.ProducerID, 10) + ":" + strconv.Itoa(int(f.Epoch)),
 		base64.RawURLEncoding.EncodeToString([]byte(f.KeyDone)) + ":" + strconv.Itoa(int(f.Ordinal)),
 		released,
-	}, "|")
+	}
+	if voice := f.Voice.String(); voice != "" {
+		fields = append(fields, voice)
+	}
+	return strings.Join(fields, "|")
 }
 
 // ParseFence reads what String wrote.
 func ParseFence(s string) (Fence, error) {
 	var f Fence
 	part := strings.Split(s, "|")
-	if len(part) != 9 {
-		return f, fmt.Errorf("fence %q: %d fields, want 9", s, len(part))
+	if len(part) != 9 && len(part) != 10 {
+		return f, fmt.Errorf("fence %q: %d fields, want 9 or 10", s, len(part))
 	}
-	var errs [6]error
+	var errs [7]error
+	if len(part) == 10 {
+		f.Voice, errs[6] = parseVoice(part[9])
+	}
 	f.LogID, f.Nonce, f.Anchor = part[0], part[2], part[5]
 	f.FoldVersion, errs[0] = strconv.Atoi(part[1])
 	f.Next, errs[1] = strconv.ParseInt(part[3], 10, 64)
@@ -76,19 +84,29 @@ type Mark struct {
 	ProducerID int64
 	Epoch      int16
 	Offset     int64
+	// Silent says that the partition folds without publishing, and why; then
+	// Offset is where that begins. The fence says so, too, but it may go back.
+	Silent Silence
 }
 
 // String is the form in the commit's metadata (under 4,000 ASCII characters).
 func (m Mark) String() string {
-	return fmt.Sprintf("%s|%d:%d|%d", m.LogID, m.ProducerID, m.Epoch, m.Offset)
+	s := fmt.Sprintf("%s|%d:%d|%d", m.LogID, m.ProducerID, m.Epoch, m.Offset)
+	if m.Silent != "" {
+		s += "|" + string(m.Silent)
+	}
+	return s
 }
 
 // ParseMark reads what String wrote.
 func ParseMark(s string) (Mark, error) {
 	var m Mark
 	part := strings.Split(s, "|")
-	if len(part) != 3 {
-		return m, fmt.Errorf("mark %q: %d fields, want 3", s, len(part))
+	if len(part) != 3 && len(part) != 4 {
+		return m, fmt.Errorf("mark %q: %d fields, want 3 or 4", s, len(part))
+	}
+	if len(part) == 4 {
+		m.Silent = Silence(part[3])
 	}
 	var err error
 	m.LogID = part[0]

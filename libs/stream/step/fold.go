@@ -162,6 +162,14 @@ func (e *Effects) count(kind string) int {
 	return 0
 }
 
+// What is the same in the headers of every message.
+const (
+	specVersion     = "1.0" // of CloudEvents
+	sourcePrefix    = "/sillage/"
+	contentProtobuf = "application/protobuf"
+	contentJSON     = "application/json"
+)
+
 // maxHeaders is how many headers a message may have.
 const maxHeaders = 12
 
@@ -191,10 +199,10 @@ func (e *Effects) Publish(m Message) {
 	}
 	from := len(e.headers)
 	headers := append(e.headers,
-		record.Header{Key: record.HeaderSpecVersion, Value: b.text("1.0")},
+		record.Header{Key: record.HeaderSpecVersion, Value: b.text(specVersion)},
 		record.Header{Key: record.HeaderID, Value: id},
 		record.Header{Key: record.HeaderType, Value: b.text(m.Type)},
-		record.Header{Key: record.HeaderSource, Value: b.text("/sillage/", e.key.Shop)},
+		record.Header{Key: record.HeaderSource, Value: b.text(sourcePrefix, e.key.Shop)},
 		record.Header{Key: record.HeaderTime, Value: b.number(at)},
 		record.Header{Key: record.HeaderShop, Value: b.text(e.key.Shop)},
 		record.Header{Key: record.HeaderEffective, Value: b.number(int64(e.now))},
@@ -209,9 +217,9 @@ func (e *Effects) Publish(m Message) {
 	if e.trace != "" {
 		headers = append(headers, record.Header{Key: record.HeaderTraceParent, Value: b.text(e.trace)})
 	}
-	kind := "application/protobuf"
+	kind := contentProtobuf
 	if m.JSON {
-		kind = "application/json"
+		kind = contentJSON
 	}
 	headers = append(headers, record.Header{Key: record.HeaderContentType, Value: b.text(kind)})
 	e.headers = headers

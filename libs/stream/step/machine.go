@@ -87,6 +87,7 @@ type Result struct {
 	End      int64
 	Records  []record.Record // OpFetch, OpReadAnchor
 	Range    bool            // OpFetch, OpReadAnchor: the offset is not in the log
+	OtherLog bool            // OpFetch, OpReadAnchor: the topic was made again meanwhile
 	Producer Producer        // OpNewProducer
 	Outcome  Outcome         // OpClaim, OpApply, OpRelease
 	Current  string          // the fence, where Lost
@@ -98,7 +99,7 @@ var (
 	ErrOtherLog    = errors.New("the state belongs to another log: the topic was recreated or the cluster is another one")
 	ErrTruncated   = errors.New("the log was truncated or replaced: the record before the next one is another one")
 	ErrPastEnd     = errors.New("the state is ahead of the log: the log has lost its end")
-	ErrFoldVersion = errors.New("the state was left by a crash of another fold version: let an instance of that version finish and stop, or rebuild")
+	ErrFoldVersion = errors.New("the state belongs to an instance of another fold version that has not released it: let one of that version finish and stop, or rebuild")
 	ErrRefused     = errors.New("the store refuses writes")
 )
 
@@ -106,6 +107,7 @@ var (
 type Stats struct {
 	Claims, Rewinds, Batches, Ambiguous int64
 	Gaps                                int64
+	GapFrom, GapTo                      int64 // of the last gap: the records that the log has lost
 	Silent                              int64 // effects not published, below the mark
 	Unverified                          int64 // claims whose anchor had expired
 }
@@ -122,6 +124,7 @@ type Machine struct {
 	op      Op
 	attempt int
 	halt    error
+	waits   error // why the partition cannot be claimed now
 
 	armed    string // the fence as the store has it
 	fence    Fence
@@ -137,11 +140,16 @@ type Machine struct {
 	batch    Batch
 	write    Write
 	target   Fence
-	after    Op // what follows an ambiguous write, once known
-	silent   bool
+	after    Op  // what follows an ambiguous write, once known
+	idle     int // fetches in a row that gave nothing
 	stats    Stats
 	claims   int
 }
+
+// checkIdle is after how many empty fetches an owner looks at its fence: while
+// records come, every write does. Whoever has nothing to write would not notice
+// that the store went back or lost everything, and its readers would see that.
+const checkIdle = 8
 
 // NewMachine drives folder. Seed makes this owner's nonces different from any
 // other's.
@@ -159,12 +167,21 @@ func (m *Machine) Stats() Stats { return m.stats }
 // emission mark.
 func (m *Machine) Offsets() (next, low, mark int64) { return m.fence.Next, m.fence.Low, m.mark.Offset }
 
-// Silent tells whether the partition folds without publishing because it has
-// no emission mark to go by.
-func (m *Machine) Silent() bool { return m.silent }
+// Waits tells why the partition cannot be claimed for the time being; nil where
+// it can, or has been.
+func (m *Machine) Waits() error { return m.waits }
+
+// Silent tells why the partition folds without publishing; "" where it speaks.
+func (m *Machine) Silent() Silence { return m.fence.Voice.Silent }
 
 // Running tells whether the partition is claimed and folding.
 func (m *Machine) Running() bool { return m.op >= OpFetch && m.op <= OpCommit }
+
+// Claimed tells whether the partition is this machine's, as far as it knows: it
+// runs, or looks at its fence.
+func (m *Machine) Claimed() bool {
+	return m.Running() || m.op == OpArm && (m.after == OpFetch || m.after == OpCommit)
+}
 
 // Settled tells whether the store holds exactly what is in memory: then a base
 // may be taken.
@@ -209,6 +226,10 @@ func (m *Machine) Done(r Result) {
 		}
 		return
 	}
+	if r.OtherLog {
+		m.fail(fmt.Errorf("%w (since the service has started)", ErrOtherLog))
+		return
+	}
 	switch m.op {
 	case OpArm:
 		m.arm(r)
@@ -250,7 +271,7 @@ func (m *Machine) Done(r Result) {
 // rewind drops everything and claims again.
 func (m *Machine) rewind() {
 	m.stats.Rewinds++
-	m.rest, m.batch, m.write, m.after = nil, Batch{}, Write{}, 0
+	m.rest, m.batch, m.write, m.after, m.idle = nil, Batch{}, Write{}, 0, 0
 	m.op = OpBackoff
 	if m.stop {
 		m.op = OpDone
@@ -259,6 +280,15 @@ func (m *Machine) rewind() {
 
 func (m *Machine) arm(r Result) {
 	m.attempt = 0
+	if m.after == OpFetch {
+		m.after = 0
+		if r.Fence != m.armed {
+			m.rewind()
+			return
+		}
+		m.op = OpFetch
+		return
+	}
 	if m.after != 0 {
 		// An answer was lost, or a write could not be made: the fence tells.
 		after := m.after
@@ -275,6 +305,10 @@ func (m *Machine) arm(r Result) {
 		}
 		return
 	}
+	if m.stop {
+		m.op = OpDone // before it has taken anything over
+		return
+	}
 	m.armed, m.fresh, m.fence = r.Fence, true, Fence{}
 	if r.Fence != "" {
 		f, err := ParseFence(r.Fence)
@@ -287,11 +321,15 @@ func (m *Machine) arm(r Result) {
 			return
 		}
 		if f.FoldVersion != m.cfg.FoldVersion && !f.Released {
-			m.fail(fmt.Errorf("%w (state of version %d, this is %d)", ErrFoldVersion, f.FoldVersion, m.cfg.FoldVersion))
+			// Not for good: an instance of that version may be at work, and will
+			// leave cleanly.
+			m.waits = fmt.Errorf("%w (state of version %d, this is %d)", ErrFoldVersion, f.FoldVersion, m.cfg.FoldVersion)
+			m.op = OpBackoff
 			return
 		}
 		m.fence, m.fresh = f, false
 	}
+	m.waits = nil
 	m.op = OpReadMark
 }
 
@@ -302,7 +340,7 @@ func (m *Machine) readMark(r Result) {
 	m.mark = Mark{LogID: m.cfg.LogID}
 	if r.Commit >= 0 && r.Mark != "" {
 		if mark, err := ParseMark(r.Mark); err == nil && mark.LogID == m.cfg.LogID {
-			m.mark, m.marked = mark, true
+			m.mark, m.marked = mark, mark.Silent == ""
 		}
 	}
 	m.op = OpReadBounds
@@ -358,6 +396,20 @@ func (m *Machine) claim() {
 	f.LogID, f.FoldVersion, f.Released = m.cfg.LogID, m.cfg.FoldVersion, false
 	f.Nonce = m.seed + "-" + strconv.Itoa(m.claims)
 	f.ProducerID, f.Epoch = m.producer.ID, m.producer.Epoch
+	// Written with the claim, before the claim's own mark is committed: or the
+	// next owner would take that for a mark.
+	switch {
+	case m.gap(f) && f.Voice.Word != WordSpeak:
+		f.Voice = Voice{Silent: SilentGap}
+	case !m.marked && !m.fresh && f.Anchor != "" && f.Voice.Silent == "" && !f.Voice.pending():
+		// A state without a mark: what was published is not known. Where nothing
+		// was ever folded (a first claim, or one that died before it committed
+		// its mark), nothing was published.
+		f.Voice = Voice{Silent: SilentUnmarked}
+	case m.mark.Silent != "" && f.Voice.Silent == "" && !f.Voice.pending():
+		// The store went back to before the silence, or lost everything.
+		f.Voice = Voice{Silent: m.mark.Silent}
+	}
 	m.target = f
 	m.write = Write{Base: m.armed, Target: f.String(), Wipe: m.fresh}
 	m.op = OpClaim
@@ -393,7 +445,9 @@ func (m *Machine) taken(after Op) {
 	m.fence = m.target
 	if after == OpCommit {
 		m.folder.Settled()
-		m.mark.Offset = max(m.mark.Offset, m.fence.Next)
+		if m.fence.Voice.Silent == "" {
+			m.mark.Offset = max(m.mark.Offset, m.fence.Next)
+		}
 		m.stats.Batches++
 	}
 	m.op = after
@@ -401,6 +455,12 @@ func (m *Machine) taken(after Op) {
 
 func (m *Machine) load(r Result) {
 	m.stats.Claims++
+	if r.State.Fence != m.armed {
+		// Somebody has claimed it meanwhile: folding old records into a newer
+		// state would be noticed at the write only, after publishing.
+		m.rewind()
+		return
+	}
 	if err := m.folder.Restore(r.State, m.fence); err != nil {
 		m.fail(fmt.Errorf("restore: %w", err))
 		return
@@ -409,8 +469,12 @@ func (m *Machine) load(r Result) {
 	if m.fence.Low < m.fence.Next {
 		m.read = m.fence.Low
 	}
-	if m.fence.Next < m.start || (m.fresh && m.start > 0) || (m.read >= 0 && m.read < m.start) {
+	if m.gap(m.fence) {
 		m.stats.Gaps++
+		m.stats.GapFrom, m.stats.GapTo = min(m.fence.Low, m.fence.Next), m.start
+		if m.fence.Anchor == "" {
+			m.stats.GapFrom = 0
+		}
 		if m.next <= m.start {
 			m.next, m.read = m.start, -1
 			m.folder.Gap(m.start)
@@ -418,13 +482,26 @@ func (m *Machine) load(r Result) {
 			m.read = m.start
 		}
 	}
-	// A state without a mark: what was published is not known. Where nothing
-	// was ever folded (a first claim, or one that died before it committed its
-	// mark), nothing was published.
-	m.silent = !m.marked && !m.fresh && m.fence.Anchor != ""
+	m.mark = m.fence.Voice.mark(m.mark)
+	switch {
+	case m.fence.Voice.Silent == "":
+		m.mark.Silent = ""
+		m.mark.Offset = max(m.mark.Offset, m.fence.Next) // published before it was applied
+	case m.mark.Silent == "" && !m.marked:
+		m.mark.Offset = m.fence.Next // where the silence begins
+		fallthrough
+	default:
+		m.mark.Silent = m.fence.Voice.Silent
+	}
 	m.mark.ProducerID, m.mark.Epoch = m.producer.ID, m.producer.Epoch
 	m.rest = nil
 	m.op = OpCommitClaim
+}
+
+// gap tells whether the log has lost records that a state at f has not folded, or
+// that wait. Where nothing was folded yet, all of the log's lost begin is missing.
+func (m *Machine) gap(f Fence) bool {
+	return f.Next < m.start || f.Anchor == "" && m.start > 0 || f.Low < f.Next && f.Low < m.start
 }
 
 func (m *Machine) fetched(r Result) {
@@ -453,8 +530,12 @@ func (m *Machine) fetched(r Result) {
 		return
 	}
 	if len(r.Records) == 0 {
+		if m.idle++; m.idle >= checkIdle {
+			m.idle, m.after, m.op = 0, OpFetch, OpArm
+		}
 		return
 	}
+	m.idle = 0
 	m.fold(r.Records)
 }
 
@@ -466,7 +547,7 @@ func (m *Machine) fold(recs []record.Record) {
 	}
 	m.batch, m.rest = b, rest
 	m.next = b.Next
-	if m.silent {
+	if m.fence.Voice.Silent != "" {
 		m.stats.Silent += int64(len(b.Outs))
 		m.batch.Outs = nil
 	} else {
@@ -474,6 +555,7 @@ func (m *Machine) fold(recs []record.Record) {
 	}
 	f := m.fence
 	f.Next, f.Low, f.Anchor, f.KeyDone, f.Ordinal = b.Next, b.Low, b.Anchor, b.KeyDone, b.Ordinal
+	f.Voice = f.Voice.taken() // the mark is committed
 	m.target = f
 	m.write = b.Write
 	m.write.Base, m.write.Target = m.armed, f.String()

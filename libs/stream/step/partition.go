@@ -122,6 +122,7 @@ type Counts struct {
 	Dead       int64 `json:"dead"`
 	Published  int64 `json:"published"`
 	Woken      int64 `json:"woken"`
+	Requeued   int64 `json:"requeued,omitempty"` // dead, and put back
 }
 
 // meta is the part of a partition's state that belongs to no entity.
@@ -131,6 +132,7 @@ type meta struct {
 	Imports map[string]*ImportCount     `json:"imports,omitempty"` // by shop/import
 	Counts  Counts                      `json:"counts"`
 	Hours   []int64                     `json:"hours,omitempty"` // append-time hours with dedupe ids
+	Weeks   []int64                     `json:"weeks,omitempty"` // append-time weeks with records that died
 	Passed  Instant                     `json:"passed,omitempty"`
 	// IncompleteSince is the offset at which a gap of the log was stepped over.
 	IncompleteSince []int64 `json:"incomplete_since,omitempty"`
@@ -202,7 +204,11 @@ type Partition[S any] struct {
 	reading map[string]bool     // positions seen in a second reading
 	seen    map[uint64]struct{} // ids of client records
 	hours   map[int64][]uint64  // the same by hour of append time
+	letters map[int64]int64     // offsets of records that died and were not put back, with their week
 	waits   int
+	kept    int // of what waits, in the archive alone
+	// The store has an archive: it goes when nothing of it waits any more.
+	archived bool
 
 	next     int64
 	keyDone  string
@@ -218,6 +224,9 @@ type Partition[S any] struct {
 	newSeen map[int64][]byte
 	oldSeen []int64
 	anchor  string
+	// Records that died or were put back, by week.
+	newLetters map[int64][]byte
+	oldLetters []int64
 }
 
 // NewPartition returns an empty partition.
@@ -246,7 +255,9 @@ func (p *Partition[S]) reset() {
 	p.sources, p.source, p.lastImport.count = map[string]*source{}, nil, nil
 	p.reading = map[string]bool{}
 	p.seen, p.hours = map[uint64]struct{}{}, map[int64][]uint64{}
-	p.waits, p.next, p.keyDone, p.ordinal, p.settling = 0, 0, "", 0, nil
+	p.letters = map[int64]int64{}
+	p.waits, p.kept, p.archived, p.next, p.keyDone, p.ordinal, p.settling = 0, 0, false, 0, "", 0, nil
+	p.newLetters, p.oldLetters = map[int64][]byte{}, nil
 	p.eff, p.values, p.dirty, p.newSeen, p.oldSeen = Effects{}, arena{}, nil, map[int64][]byte{}, nil
 	p.eff.foreign = p.cfg.Foreign != nil
 	p.anchor, p.last, p.head = "", nil, header[S]{}
@@ -325,6 +336,7 @@ type header[S any] struct {
 	position  record.Position
 	derived   bool
 	control   bool
+	requeued  string // put back, for the processor of this name
 	err       error
 }
 
@@ -358,6 +370,8 @@ func (p *Partition[S]) readHead(r *record.Record) *header[S] {
 			h.fact.Historical = string(v) == "1"
 		case record.HeaderTraceParent:
 			h.fact.Trace = string(v)
+		case record.HeaderRequeueFor:
+			h.requeued = string(v)
 		}
 	}
 	h.control = h.fact.Type == TypeTick || h.fact.Type == TypeImport || h.fact.Type == TypeShop
@@ -461,6 +475,10 @@ func (p *Partition[S]) one(r *record.Record) bool {
 		return p.settle(r)
 	}
 	h := p.readHead(r)
+	if h.requeued != "" {
+		p.requeued(r, h)
+		return true
+	}
 	if h.err != nil {
 		p.dead(r, h.err)
 		return true
@@ -493,10 +511,12 @@ func (p *Partition[S]) one(r *record.Record) bool {
 		shop := p.meta.shop(h.key.Shop)
 		if h.effective < shop.Clock {
 			// Cannot happen while the writer stamps behind its own clock; if it
-			// does, the record counts now rather than never.
-			h.effective = shop.Clock
+			// does, the record counts now rather than never. It does not wait:
+			// whoever reads it again would take it for folded.
+			p.arrive(h, shop.Clock, r)
+			return true
 		}
-		p.wait(h, "")
+		p.wait(h, r, false)
 		return true
 	}
 	p.arrive(h, h.effective, r)
@@ -733,8 +753,9 @@ func (p *Partition[S]) wakeUntil(ent *entity[S], limit Instant) {
 	}
 }
 
-// wait holds a fact back.
-func (p *Partition[S]) wait(h *header[S], position string) {
+// wait holds a fact back. Kept says that the state has its record, and the log
+// need not.
+func (p *Partition[S]) wait(h *header[S], r *record.Record, kept bool) {
 	// What waits is cut from larger pieces: it comes and goes together, mostly.
 	if len(p.room) == 0 {
 		p.room = make([]waiting, 64)
@@ -745,53 +766,18 @@ func (p *Partition[S]) wait(h *header[S], position string) {
 	from := len(p.held.free)
 	p.held.free = append(p.held.free, h.fact.Value...)
 	h.fact.Value = p.held.cut(from)
-	*w = waiting{fact: h.fact, name: h.name, key: h.key, effective: h.effective, position: position}
+	*w = waiting{fact: h.fact, name: h.name, effective: h.effective}
+	w.keep(r, h.source, h.position)
 	q := p.facts[h.key.Shop]
 	if q == nil {
 		q = &factQueue{}
 		p.facts[h.key.Shop] = q
 	}
 	q.add(w)
-	p.offsets.add(w)
+	if w.kept = kept; kept {
+		p.kept++
+	} else {
+		p.offsets.add(w)
+	}
 	p.waits++
-}
-
-// dead sends a record to the dead-letter topic, as it came, with the reason.
-func (p *Partition[S]) dead(r *record.Record, reason error) {
-	p.meta.Counts.Dead++
-	headers := append(append([]record.Header(nil), r.Headers...),
-		record.Header{Key: record.HeaderReason, Value: []byte(reason.Error())},
-		record.Header{Key: "dlq-processor", Value: []byte(p.cfg.Processor)},
-		record.Header{Key: "dlq-origin", Value: fmt.Appendf(nil, "%s/%d/%d", p.cfg.Topic, p.cfg.Partition, r.Offset)},
-	)
-	p.deadOut(r.Key, r.Value, headers, r.Offset)
-}
-
-// deadFact is dead for a fact that has waited.
-func (p *Partition[S]) deadFact(w *waiting, reason error) {
-	p.meta.Counts.Dead++
-	headers := []record.Header{
-		{Key: record.HeaderID, Value: []byte(w.fact.ID)},
-		{Key: record.HeaderType, Value: []byte(w.fact.Type)},
-		{Key: record.HeaderTime, Value: strconv.AppendInt(nil, w.fact.EventTime, 10)},
-		{Key: record.HeaderReason, Value: []byte(reason.Error())},
-		{Key: "dlq-processor", Value: []byte(p.cfg.Processor)},
-		{Key: "dlq-origin", Value: fmt.Appendf(nil, "%s/%d/%d", p.cfg.Topic, p.cfg.Partition, w.fact.Offset)},
-	}
-	p.deadOut([]byte(w.key.String()), w.fact.Value, headers, w.fact.Offset)
-}
-
-func (p *Partition[S]) deadOut(key, value []byte, headers []record.Header, _ int64) {
-	if p.cfg.DeadLetters == "" {
-		return
-	}
-	part := record.ByKey
-	if len(key) == 0 {
-		part = 0
-	}
-	p.eff.outs = append(p.eff.outs, pending{
-		out:    record.Out{Topic: p.cfg.DeadLetters, Partition: part, Key: key, Value: append([]byte(nil), value...), Headers: headers},
-		offset: p.eff.source.Offset,
-	})
-	p.eff.source.Ordinal++
 }

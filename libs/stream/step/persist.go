@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sort"
 	"strconv"
+	"strings"
 
 	"github.com/sillage-io/sillage/libs/stream/record"
 )
@@ -54,6 +55,15 @@ func (p *Partition[S]) Restore(s State, f Fence) error {
 		p.index(e.Key, ent.wake)
 	}
 	for _, l := range s.Logs {
+		switch {
+		case l.Name == archiveLog:
+			continue
+		case strings.HasPrefix(l.Name, "dead."):
+			if err := p.restoreLetters(l.Name, l.Data); err != nil {
+				return err
+			}
+			continue
+		}
 		hour, err := strconv.ParseInt(l.Name, 10, 64)
 		if err != nil {
 			return fmt.Errorf("read dedupe log %q: %w", l.Name, err)
@@ -65,6 +75,11 @@ func (p *Partition[S]) Restore(s State, f Fence) error {
 			p.seen[id] = struct{}{}
 		}
 		p.hours[hour] = ids
+	}
+	for _, l := range s.Logs {
+		if l.Name == archiveLog { // which is judged by all the rest
+			return p.restoreArchive(l.Data)
+		}
 	}
 	return nil
 }
@@ -123,7 +138,7 @@ func (p *Partition[S]) Reread(recs []record.Record) error {
 			return nil
 		}
 		head := p.readHead(r)
-		if head.err != nil || head.control || !p.wants(head) {
+		if head.err != nil || head.control || head.requeued != "" || !p.wants(head) {
 			continue
 		}
 		shop := p.meta.Shops[head.key.Shop]
@@ -135,7 +150,7 @@ func (p *Partition[S]) Reread(recs []record.Record) error {
 			continue
 		}
 		p.reading[at] = true
-		p.wait(head, at)
+		p.wait(head, r, false)
 	}
 	return nil
 }
@@ -180,6 +195,19 @@ func (p *Partition[S]) batch(records int) Batch {
 	}
 	for _, hour := range p.oldSeen {
 		b.Write.Logs = append(b.Write.Logs, LogAppend{Name: strconv.FormatInt(hour, 10)})
+	}
+	for _, at := range p.meta.Weeks {
+		if data := p.newLetters[at]; len(data) > 0 {
+			b.Write.Logs = append(b.Write.Logs, LogAppend{Name: letterLog(at), Data: data})
+		}
+	}
+	for _, at := range p.oldLetters {
+		b.Write.Logs = append(b.Write.Logs, LogAppend{Name: letterLog(at)})
+	}
+	p.newLetters, p.oldLetters = map[int64][]byte{}, nil
+	if p.archived && p.kept == 0 {
+		p.archived = false
+		b.Write.Logs = append(b.Write.Logs, LogAppend{Name: archiveLog})
 	}
 	p.dirty, p.eff.outs, p.newSeen, p.oldSeen = p.dirty[:0], nil, map[int64][]byte{}, nil
 	return b
@@ -231,6 +259,10 @@ func (p *Partition[S]) Logs() []LogAppend {
 			data = binary.LittleEndian.AppendUint64(data, id)
 		}
 		logs = append(logs, LogAppend{Name: strconv.FormatInt(hour, 10), Data: data})
+	}
+	logs = append(logs, p.letterLogs()...)
+	if p.kept > 0 {
+		logs = append(logs, p.archive(func(w *waiting) bool { return w.kept }))
 	}
 	return logs
 }

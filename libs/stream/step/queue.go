@@ -9,10 +9,8 @@ import (
 type waiting struct {
 	fact      Fact
 	name      string // of the entity
-	key       Key
 	effective Instant
-	position  string // of the record, to drop a copy in the same reading
-	done      bool   // folded: its place in the offset queue is void
+	origin
 }
 
 // compare orders facts by entity, and those of one by effective time, event

@@ -209,6 +209,9 @@ func (p *Partition[S]) settle(r *record.Record) bool {
 		for _, w := range facts {
 			w.done = true
 			p.waits--
+			if w.kept {
+				p.kept--
+			}
 		}
 		if len(s.names) > 0 && (len(p.dirty) >= p.cfg.MaxDirty || len(p.eff.outs) >= p.cfg.MaxOuts) {
 			return false

@@ -161,6 +161,9 @@ func printStatus(w io.Writer, s *status) error {
 			if !p.OK {
 				fmt.Fprintf(w, "  %s: %s\n", p.Name, p.Err)
 			}
+			if p.Detail != "" {
+				fmt.Fprintf(w, "  %s: %s\n", p.Name, p.Detail)
+			}
 		}
 		fmt.Fprintf(w, "events since the start: %d accepted, %d rejected, %d refused, %d not acknowledged\n\n", s.Collector.Accepted, s.Collector.Rejected, s.Collector.Refused, s.Collector.Failed)
 	}
@@ -194,6 +197,9 @@ func printStatus(w io.Writer, s *status) error {
 		st := p.Status
 		if ok {
 			st = o.Status
+		}
+		if p.Silent != "" && !ok {
+			state += ", silent: " + string(p.Silent) + " (sillage speak ends it)"
 		}
 		if n := len(st.Incomplete); n > 0 {
 			state += fmt.Sprintf(", INCOMPLETE since %d", st.Incomplete[n-1])
@@ -284,85 +290,45 @@ func topicsCommand() *cobra.Command {
 	return c
 }
 
-func doctorCommand() *cobra.Command {
-	var r reach
-	c := &cobra.Command{Use: "doctor", Short: "Look for unsafe settings of broker and store", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
-		client, err := r.client()
-		if err != nil {
-			return err
-		}
-		defer client.Close()
-		store, err := r.store()
-		if err != nil {
-			return err
-		}
-		defer store.Close()
-		wrong, err := store.Doctor(c.Context())
-		if err != nil {
-			return err
-		}
-		have, err := client.Topics(c.Context())
-		if err != nil {
-			return err
-		}
-		n := have[topics.Events]
-		for _, s := range stream.Specs(n) {
-			switch got, ok := have[s.Name]; {
-			case !ok:
-				wrong = append(wrong, fmt.Sprintf("topic %s is missing: sillage topics apply makes it", s.Name))
-			case got != n:
-				wrong = append(wrong, fmt.Sprintf("topic %s has %d partitions, %s has %d: they have to be the same", s.Name, got, topics.Events, n))
-			}
-		}
-		if len(wrong) == 0 {
-			fmt.Fprintln(c.OutOrStdout(), "nothing found")
-			return nil
-		}
-		for _, s := range wrong {
-			fmt.Fprintln(c.OutOrStdout(), "-", s)
-		}
-		return fmt.Errorf("%d findings", len(wrong))
-	}}
-	r.brokerFlags(c)
-	r.storeFlags(c)
-	return c
-}
-
 func verifyCommand() *cobra.Command {
 	var r reach
 	var asJSON bool
+	var snapshot string
 	c := &cobra.Command{
-		Use: "verify [PROCESSOR...]", Short: "Fold the log again and compare state and effects",
-		Long: "Fold the log of every partition again, offline, and compare the state in the store byte by\nbyte, and what was published effect by effect. It reads only, and may run beside a running system.",
+		Use: "verify [PROCESSOR...]", Short: "Fold the log again and compare state and effects", ValidArgsFunction: completeProcessors,
+		Long: `Fold the log of every partition again, offline, and compare the state in the store byte by
+byte, and what was published effect by effect, dead letters among it. It reads only, and
+may run beside a running system. With --from-snapshot it compares a snapshot in place of
+the store.`,
 		RunE: func(c *cobra.Command, args []string) error {
 			ps, err := r.processors()
 			if err != nil {
 				return err
 			}
-			client, err := r.client()
+			if _, err := named(ps, args); err != nil {
+				return err
+			}
+			op, done, err := r.operator(snapshot == "")
 			if err != nil {
 				return err
 			}
-			defer client.Close()
-			store, err := r.store()
-			if err != nil {
+			defer done()
+			if op.Bases, err = r.bases(); err != nil {
 				return err
 			}
-			defer store.Close()
-			bases, err := r.bases()
-			if err != nil {
-				return err
-			}
-			return verify(c.Context(), c.OutOrStdout(), client, store, bases, ps, args, asJSON)
+			return verify(c.Context(), c.OutOrStdout(), ps, args, asJSON, op.Client, func(p stream.Processor, i int32) (stream.Verdict, error) {
+				if snapshot != "" {
+					return stream.VerifySnapshot(c.Context(), op.Client, snapshot, op.Bases, p, i)
+				}
+				return stream.Verify(c.Context(), op.Client, op.Store, op.Bases, p, i)
+			})
 		},
 	}
 	r.brokerFlags(c)
 	r.storeFlags(c)
-	c.Flags().StringVar(&r.dataDir, "data-dir", defaultUp().DataDir, "data directory of up, for the identity secret and for bases, where logs have been cut")
-	c.Flags().StringVar(&r.identitySecret, "identity-secret", "", "key of the profile ids, where it is not in the data directory")
-	c.Flags().StringVar(&r.timezone, "timezone", "UTC", "as given to up")
-	c.Flags().Float64Var(&r.threshold, "churn-threshold", churn.DefaultConfig().Threshold, "as given to up")
-	c.Flags().Float64Var(&r.serviceLevel, "service-level", restock.DefaultConfig().ServiceLevel, "as given to up")
+	r.foldFlags(c)
+	c.Flags().StringVar(&snapshot, "from-snapshot", "", "directory of a snapshot to compare, in place of the store")
+	_ = c.MarkFlagDirname("from-snapshot")
 	c.Flags().BoolVar(&asJSON, "json", false, "one JSON object a partition")
 	return c
 }
@@ -399,11 +365,11 @@ func processors(cfg upConfig, secret string) []stream.Processor {
 	}
 }
 
-func verify(ctx context.Context, w io.Writer, client *broker.Client, store *state.Store, bases *state.Bases, ps []stream.Processor, only []string, asJSON bool) error {
+func verify(ctx context.Context, w io.Writer, ps []stream.Processor, only []string, asJSON bool, client *broker.Client, each func(stream.Processor, int32) (stream.Verdict, error)) error {
 	bad := 0
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	if !asJSON {
-		fmt.Fprintln(t, "PROCESSOR\tPART\tRECORDS\tENTITIES\tEFFECTS\tMISSING\tUNEXPLAINED\tREPEATS\tEXPIRED\tDEAD\tDIGEST\tVERDICT")
+		fmt.Fprintln(t, "PROCESSOR\tPART\tRECORDS\tENTITIES\tEFFECTS\tMISSING\tUNEXPLAINED\tREPEATS\tEXPIRED\tWITHHELD\tDEAD\tDIGEST\tVERDICT")
 	}
 	for _, p := range ps {
 		if len(only) > 0 && !slices.Contains(only, p.Name) {
@@ -414,12 +380,18 @@ func verify(ctx context.Context, w io.Writer, client *broker.Client, store *stat
 			return err
 		}
 		for i := range int32(n) {
-			v, err := stream.Verify(ctx, client, store, bases, p, i)
+			v, err := each(p, i)
 			if err != nil {
 				if ctx.Err() != nil || !errors.Is(err, stream.ErrUnverifiable) {
 					return err
 				}
 				bad++
+				if asJSON {
+					if err := json.NewEncoder(w).Encode(map[string]any{"Processor": p.Name, "Partition": i, "Unverifiable": err.Error()}); err != nil {
+						return err
+					}
+					continue
+				}
 				fmt.Fprintf(t, "%s\t%d\t\t\t\t\t\t\t\t\t\t%v\n", p.Name, i, err)
 				continue
 			}
@@ -439,7 +411,7 @@ func verify(ctx context.Context, w io.Writer, client *broker.Client, store *stat
 			if !v.OK() {
 				verdict = "DIFFERENT: " + strings.Join(append(v.Different, v.Examples...), "; ")
 			}
-			fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\n", v.Processor, v.Partition, v.To-v.From, v.Entities, v.Effects, v.Missing, v.Unexplained, v.Repeats, v.Expired, v.Dead, v.Digest, verdict)
+			fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\n", v.Processor, v.Partition, v.To-v.From, v.Entities, v.Effects, v.Missing, v.Unexplained, v.Repeats, v.Expired, v.Withheld, v.Dead, v.Digest, verdict)
 		}
 	}
 	if err := t.Flush(); err != nil {

@@ -446,7 +446,7 @@ func (s *summary) print(w io.Writer, rejects string) {
 	fmt.Fprintf(w, "shop %s, %s to %s: %d customers, %d products, %d sessions\n", s.Shop, s.First.Format(time.DateTime), s.Last.Format(time.DateTime), s.Customers, s.Products, s.Sessions)
 	fmt.Fprintf(w, "%d events in %s, %d lines/s until all was folded\n", s.Events, s.WallTime, s.PerSecond)
 	if s.Dead > 0 {
-		fmt.Fprintf(w, "%d events are dead letters: sillage tail dlq.v1 --from start\n", s.Dead)
+		fmt.Fprintf(w, "%d events are dead letters: sillage dlq list\n", s.Dead)
 	}
 	totals := map[string]int64{}
 	for _, p := range s.processors {

@@ -202,20 +202,26 @@ func identitySecret(cfg upConfig) (string, error) {
 	if cfg.IdentitySecret != "" {
 		return cfg.IdentitySecret, nil
 	}
-	name := filepath.Join(cfg.DataDir, "identity-secret")
+	return kept(cfg.DataDir, "identity-secret", "an identity secret")
+}
+
+// kept reads a random name from a file of the data directory, or makes it at the
+// first start.
+func kept(dir, file, what string) (string, error) {
+	name := filepath.Join(dir, file)
 	data, err := os.ReadFile(name)
 	if err == nil {
 		return strings.TrimSpace(string(data)), nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("read the identity secret: %w", err)
+		return "", fmt.Errorf("read %s: %w", what, err)
 	}
 	var b [24]byte
 	if _, err := rand.Read(b[:]); err != nil {
-		return "", fmt.Errorf("make an identity secret: %w", err)
+		return "", fmt.Errorf("make %s: %w", what, err)
 	}
-	secret := hex.EncodeToString(b[:])
-	return secret, os.WriteFile(name, []byte(secret+"\n"), 0o600)
+	made := hex.EncodeToString(b[:])
+	return made, os.WriteFile(name, []byte(made+"\n"), 0o600)
 }
 
 func (c upConfig) keysFile() string { return filepath.Join(c.DataDir, "keys.yaml") }
@@ -275,6 +281,13 @@ func (u *upper) build(ctx context.Context, f *host.Frame) (*host.Host, []host.Pa
 	}
 	if err := firstKeys(u.cfg.keysFile(), u.cfg.Demo); err != nil {
 		return nil, nil, err
+	}
+	if !u.cfg.embedded() && u.cfg.Process.Broker.InstanceID == "" {
+		// A real broker outlives a crash of this process, which then finds its place
+		// again. The embedded one goes down with it.
+		if u.cfg.Process.Broker.InstanceID, err = kept(u.cfg.DataDir, "instance-id", "an instance id"); err != nil {
+			return nil, nil, err
+		}
 	}
 	hcfg := host.Config{Broker: u.cfg.Process.Broker, Store: u.cfg.Process.Store, Partitions: u.cfg.Partitions}
 	if hcfg.Partitions == 0 {

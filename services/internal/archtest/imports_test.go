@@ -117,6 +117,10 @@ func doors() []door {
 			why: "it is for tests alone",
 		},
 		{
+			what: house + "services/internal/lab/...", by: []string{"services/internal/lab/..."},
+			why: "it is for tests alone",
+		},
+		{
 			what: house + "libs/embedded/...", by: []string{"services/cmd/sillage/...", "services/internal/e2e/..."},
 			why: "production brokers and stores are not embedded, and a service must not know the difference",
 		},

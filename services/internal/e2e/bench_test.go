@@ -76,7 +76,7 @@ func cpu(b *testing.B, pid int) time.Duration {
 // used is what each process of a system has used.
 func (s *system) used(b *testing.B) (up, kafka, redis time.Duration) {
 	b.Helper()
-	up = cpu(b, s.processes[0].cmd.Process.Pid)
+	up = cpu(b, s.processes[0].Pid())
 	if s.servers != nil {
 		kafka, redis = cpu(b, s.servers["kafka"]), cpu(b, s.servers["redis"])
 	}

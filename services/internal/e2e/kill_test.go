@@ -11,12 +11,13 @@ import (
 	"regexp"
 	"slices"
 	"sort"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/sillage-io/sillage/services/internal/lab"
 )
 
 // ids are the ids of an outgoing topic, each once.
@@ -38,58 +39,6 @@ func (s *system) ids(topic string) []string {
 	return ids
 }
 
-// history writes a shop's history in the form of UCI Online Retail: customers
-// with habits of their own, some of whom leave, and products that sell at
-// different rates.
-func history(t *testing.T, lines int) string {
-	t.Helper()
-	random := rand.New(rand.NewPCG(7, 11))
-	var b bytes.Buffer
-	b.WriteString("ts,invoice_no,stock_code,description,quantity,unit_price,customer_id,country\n")
-	type order struct {
-		at       time.Time
-		customer int
-	}
-	var orders []order
-	begin := time.Date(2020, 1, 1, 8, 0, 0, 0, time.UTC)
-	for c := range lines / 60 {
-		gap := 3 + random.ExpFloat64()*25
-		at := begin.Add(time.Duration(random.Float64() * 200 * 24 * float64(time.Hour)))
-		for at.Before(begin.AddDate(1, 0, 0)) {
-			orders = append(orders, order{at.Truncate(time.Minute), c})
-			if random.Float64() < .12 {
-				break
-			}
-			at = at.Add(time.Duration((.2 + random.ExpFloat64()) * gap * 24 * float64(time.Hour)))
-		}
-	}
-	sort.Slice(orders, func(i, j int) bool { return orders[i].at.Before(orders[j].at) })
-	n := 0
-	for i, o := range orders {
-		for range 1 + random.IntN(8) {
-			p := int(random.ExpFloat64() * 12)
-			invoice, quantity := strconv.Itoa(500000+i), 1+random.IntN(6)
-			if i%50 == 49 {
-				invoice, quantity = "C"+invoice, -1
-			}
-			customer := strconv.Itoa(10000 + o.customer)
-			if i%7 == 6 {
-				customer = ""
-			}
-			fmt.Fprintf(&b, "%s,%s,%d,PRODUCT %d,%d,%d.%02d,%s,United Kingdom\n", o.at.Format("2006-01-02T15:04:05"), invoice, 20000+p, p, quantity, 1+p%9, p%100, customer)
-			n++
-		}
-		if n >= lines {
-			break
-		}
-	}
-	name := filepath.Join(t.TempDir(), "history.csv")
-	if err := os.WriteFile(name, b.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return name
-}
-
 var reconciled = regexp.MustCompile(`lines=(\d+) sent=(\d+) acked=(\d+) rejected=(\d+) folded=(\d+) lost=0 duplicated=0`)
 
 // checkNumbers fails where the numbers of a replay do not add up.
@@ -109,7 +58,7 @@ type effects struct{ Alerts, Signals []string }
 // store and one service at a time; and with another number of partitions. State has to be the fold of the
 // log, and alerts and signals the same.
 func TestKilledAgainAndAgain(t *testing.T) {
-	file := history(t, 12_000)
+	file := lab.History(t, 12_000)
 	replay := []string{"replay", "uci-online-retail", file, "--shop", "shop", "--stock", "simulate"}
 	outcome := func(s *system) effects {
 		s.run("verify")
@@ -147,11 +96,11 @@ func TestKilledAgainAndAgain(t *testing.T) {
 			time.Sleep(time.Duration(800+random.IntN(1200)) * time.Millisecond)
 			victim := s.processes[random.IntN(len(s.processes))]
 			if i%4 == 2 {
-				victim.stop() // under load: what is in hand is finished
+				victim.Stop() // under load: what is in hand is finished
 			} else {
-				victim.kill()
+				victim.Kill()
 			}
-			victim.start()
+			victim.Start()
 		}
 		if err := c.Wait(); err != nil {
 			t.Fatalf("replay: %v\n%s", err, out.String())
@@ -233,7 +182,7 @@ func cut(t *testing.T, replay []string, want effects) {
 		}
 		return fmt.Sprint(counts)
 	}
-	log, err := os.ReadFile(s.processes[0].log.Name())
+	log, err := os.ReadFile(s.processes[0].Log)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -158,9 +160,33 @@ func (h *Host) Close() {
 	h.Client.Close()
 }
 
-// Component runs a processor.
+// Component runs a processor. It is ready also where a partition is silent or has
+// halted: another instance would fare no better; its detail says so.
 func (h *Host) Component(p stream.Processor) service.Component {
-	return service.Component{Name: p.Name, Run: func(ctx context.Context) error { return h.Runtime.Run(ctx, p) }}
+	return service.Component{
+		Name:   p.Name,
+		Run:    func(ctx context.Context) error { return h.Runtime.Run(ctx, p) },
+		Detail: func() string { return detail(h.Runtime.Info(), p.Name) },
+	}
+}
+
+// detail says which partitions of a processor need an operator.
+func detail(all []stream.PartitionInfo, name string) string {
+	var reasons []string
+	which := map[string][]string{}
+	for _, i := range all {
+		if i.Processor != name || i.Reason == "" {
+			continue
+		}
+		if which[i.Reason] == nil {
+			reasons = append(reasons, i.Reason)
+		}
+		which[i.Reason] = append(which[i.Reason], strconv.Itoa(int(i.Partition)))
+	}
+	for n, r := range reasons {
+		reasons[n] = "partition " + strings.Join(which[r], ", ") + " " + r
+	}
+	return strings.Join(reasons, "; ")
 }
 
 // place is where an entity of a processor lies.

@@ -20,11 +20,19 @@ func measure(m metric.Meter, r *stream.Runtime) error {
 		"folded": "Facts folded into state.", "duplicates": "Records known already, folded once.",
 		"unknown": "Records of a type that the processor does not read.", "dead": "Records put into the dead-letter topic.",
 		"published": "Records published.", "woken": "Wake-ups that have come due.",
+		"requeued": "Dead records that an operator has put back, folded again.",
 	} {
 		counters[name] = b.counter("processor.records."+name, what)
 	}
 	rewinds := b.counter("processor.rewinds", "Times a partition went back to what the store holds, since the claim.")
-	gaps := b.counter("processor.gaps", "Records that the log had lost before they were read, since the claim.")
+	gaps := b.counter("processor.gaps", "Times a claim found that the log had lost records before they were folded.")
+	lost := b.gauge("processor.gap.records", "Records that the log had lost at the last such claim.")
+	rollbacks := b.counter("processor.rollbacks", "Times the state had gone back behind what was committed.")
+	rolledBack := b.counter("processor.rollback.records", "Records that were folded again because of that.")
+	withheld := b.counter("processor.effects.withheld", "Effects not published: below the emission mark, or in silence.")
+	unverified := b.counter("processor.anchors.unverified", "Claims that could not compare the log with the state, because the record had expired.")
+	incomplete := b.gauge("processor.incomplete", "Gaps of the log that the state has stepped over, since it began.")
+	silent := b.gauge("processor.silent", "1 where the partition folds without publishing until an operator decides.")
 	lag := b.gauge("consumer.lag", "Records between the next one to fold and the end of the log.")
 	waiting := b.gauge("processor.waiting", "Facts and wake-ups that wait for their time.")
 	entities := b.gauge("processor.entities", "Entities with state.")
@@ -41,11 +49,23 @@ func measure(m metric.Meter, r *stream.Runtime) error {
 			c := i.Status.Counts
 			for name, n := range map[string]int64{
 				"folded": c.Folded, "duplicates": c.Duplicates, "unknown": c.Unknown, "dead": c.Dead, "published": c.Published, "woken": c.Woken,
+				"requeued": c.Requeued,
 			} {
 				o.ObserveInt64(counters[name], n, of)
 			}
 			o.ObserveInt64(rewinds, i.Stats.Rewinds, of)
 			o.ObserveInt64(gaps, i.Stats.Gaps, of)
+			o.ObserveInt64(lost, i.Stats.GapTo-i.Stats.GapFrom, of)
+			o.ObserveInt64(rollbacks, i.Rollbacks, of)
+			o.ObserveInt64(rolledBack, i.RolledBack, of)
+			o.ObserveInt64(withheld, i.Stats.Silent, of)
+			o.ObserveInt64(unverified, i.Stats.Unverified, of)
+			o.ObserveInt64(incomplete, int64(len(i.Status.Incomplete)), of)
+			mute := int64(0)
+			if i.State == "silent" {
+				mute = 1
+			}
+			o.ObserveInt64(silent, mute, of)
 			o.ObserveInt64(lag, max(0, i.End-i.Next), of)
 			o.ObserveInt64(waiting, int64(i.Status.Waiting), of)
 			o.ObserveInt64(entities, int64(i.Status.Entities), of)
