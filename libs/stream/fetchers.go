@@ -25,7 +25,7 @@ func (r *Runtime) reader(p Processor, partition int32) (reader *broker.Reader, r
 	defer r.fetchers.mu.Unlock()
 	f := r.fetchers.open[p.Name]
 	if f == nil {
-		f = &fetcher{Fetcher: r.client.NewFetcher(p.Topic, broker.FetcherConfig{Wait: r.cfg.FetchWait, Bytes: r.cfg.FetchBytes, Gather: r.cfg.Gather})}
+		f = &fetcher{Fetcher: r.client.NewFetcher(p.Topic, broker.FetcherConfig{Wait: r.cfg.FetchWait, Bytes: r.cfg.FetchBytes, Total: r.cfg.FetchTotal, Gather: r.cfg.Gather})}
 		r.fetchers.open[p.Name] = f
 	}
 	f.users++

@@ -20,7 +20,8 @@ import (
 // Config bounds a runtime.
 type Config struct {
 	FetchWait  time.Duration // how long a fetch waits for data
-	FetchBytes int32         // most bytes of one fetch
+	FetchBytes int32         // most bytes of one fetch of a partition: large batches cost least
+	FetchTotal int32         // most bytes of one fetch of all partitions of a processor together
 	Gather     time.Duration // least time from a small fetch to the next: what one record waits at most, beside what is in hand
 	Commit     time.Duration // how often commits go out
 	BaseEvery  time.Duration // how often a base is taken where there is a place for it
@@ -29,7 +30,7 @@ type Config struct {
 
 // DefaultConfig returns the defaults.
 func DefaultConfig() Config {
-	return Config{FetchWait: 500 * time.Millisecond, FetchBytes: 1 << 20, Gather: 5 * time.Millisecond, Commit: 200 * time.Millisecond, BaseEvery: 15 * time.Second, Drain: 10 * time.Second}
+	return Config{FetchWait: 500 * time.Millisecond, FetchBytes: 4 << 20, FetchTotal: 32 << 20, Gather: 5 * time.Millisecond, Commit: 200 * time.Millisecond, BaseEvery: 15 * time.Second, Drain: 10 * time.Second}
 }
 
 // Runtime runs processors over one broker and one store. It is safe for

@@ -12,7 +12,8 @@ import (
 // FetcherConfig bounds a fetcher.
 type FetcherConfig struct {
 	Wait   time.Duration // how long a request waits for data
-	Bytes  int32         // most bytes of one partition in one answer, and what may wait for its reader beside
+	Bytes  int32         // most bytes of one partition in one answer; about as much may wait for its reader
+	Total  int32         // what the partitions together may have of that, shared equally
 	Gather time.Duration // least time from an answer with few records to the next request
 }
 
@@ -29,6 +30,7 @@ type Fetcher struct {
 
 	mu      sync.Mutex
 	leaders map[int32]*leader
+	readers int // that are open
 }
 
 // leader is what is read from one broker.
@@ -73,6 +75,9 @@ func (f *Fetcher) Close() {
 // Reader returns the owner's side of a partition. Nothing is read before the
 // first Fetch.
 func (f *Fetcher) Reader(partition int32) *Reader {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.readers++
 	return &Reader{fetcher: f, partition: partition, ready: make(chan struct{}, 1), leader: -1, from: -1, at: -1}
 }
 
@@ -81,8 +86,12 @@ func (r *Reader) Close() {
 	f := r.fetcher
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.readers--
 	r.leave()
 }
+
+// share is the most bytes of one partition.
+func (f *Fetcher) share() int32 { return min(f.cfg.Bytes, f.cfg.Total/int32(max(1, f.readers))) }
 
 // leave takes the reader from its leader.
 func (r *Reader) leave() {
@@ -190,8 +199,8 @@ func (r *Reader) take() (Fetched, bool) {
 	if n := len(got.Records); n > 0 {
 		r.from = got.Records[n-1].Offset + 1
 	}
-	if l := r.fetcher.leaders[r.leader]; l != nil && got.Size >= int(r.fetcher.cfg.Bytes) {
-		l.call(false) // it was left out
+	if l := r.fetcher.leaders[r.leader]; l != nil {
+		l.call(false) // it may have been left out
 	}
 	return got, true
 }
@@ -206,7 +215,7 @@ type asked struct {
 // run reads from one leader until the fetcher is closed.
 func (f *Fetcher) run(l *leader) {
 	for f.ctx.Err() == nil {
-		wants, readers, full, ctx := f.collect(l)
+		wants, readers, bytes, full, ctx := f.collect(l)
 		if len(wants) == 0 {
 			select {
 			case <-l.wake:
@@ -219,7 +228,7 @@ func (f *Fetcher) run(l *leader) {
 			wait = min(wait, max(f.cfg.Gather, time.Millisecond))
 		}
 		start := time.Now()
-		got, err := f.client.Fetch(ctx, wants, wait, f.cfg.Bytes)
+		got, err := f.client.Fetch(ctx, wants, wait, bytes)
 		records := f.deliver(ctx, l, readers, got, err)
 		if left := f.cfg.Gather - time.Since(start); records > 0 && records < fewRecords && left > 0 {
 			pause(f.ctx, left)
@@ -233,16 +242,17 @@ func (f *Fetcher) run(l *leader) {
 const fewRecords = 256
 
 // collect says what to ask the leader for. Full: a reader has enough for now.
-func (f *Fetcher) collect(l *leader) (wants []PartitionOffset, readers map[int32]asked, full bool, ctx context.Context) {
+func (f *Fetcher) collect(l *leader) (wants []PartitionOffset, readers map[int32]asked, bytes int32, full bool, ctx context.Context) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	bytes = f.share()
 	readers = make(map[int32]asked, len(l.readers))
 	for i := range l.readers {
 		r := l.readers[(l.first+i)%len(l.readers)]
 		if !r.wanted || r.failed != nil {
 			continue
 		}
-		if r.waiting.Size >= int(f.cfg.Bytes) {
+		if r.waiting.Size >= int(bytes) {
 			full = true
 			continue
 		}
@@ -252,7 +262,7 @@ func (f *Fetcher) collect(l *leader) (wants []PartitionOffset, readers map[int32
 	if l.first++; len(wants) > 0 {
 		ctx, l.interrupt = context.WithCancel(f.ctx)
 	}
-	return wants, readers, full, ctx
+	return wants, readers, bytes, full, ctx
 }
 
 // deliver hands an answer to the readers, and says how many records it had.

@@ -16,7 +16,7 @@ import (
 
 func fetcher(t *testing.T, c *broker.Client, topic string, bytes int32) *broker.Fetcher {
 	t.Helper()
-	f := c.NewFetcher(topic, broker.FetcherConfig{Wait: 100 * time.Millisecond, Bytes: bytes, Gather: time.Millisecond})
+	f := c.NewFetcher(topic, broker.FetcherConfig{Wait: 100 * time.Millisecond, Bytes: bytes, Total: 10 * bytes, Gather: time.Millisecond})
 	t.Cleanup(f.Close)
 	return f
 }

@@ -90,6 +90,9 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Host, error) {
 		if cfg.BaseEvery > 0 {
 			rcfg.BaseEvery = cfg.BaseEvery
 		}
+		if cfg.Bases != nil {
+			rcfg.FetchBytes = 1 << 20 // broker and store share this memory
+		}
 		h.Runtime = stream.New(rcfg, client, h.Store, cfg.Bases, log)
 	}
 	specs := stream.Specs(cfg.Partitions)
