@@ -47,6 +47,19 @@ func (d *driver) armed(fence string) {
 	}
 }
 
+// mended waits until somebody has written the fence at which the partition has
+// halted, which an operator does who mends its state; false where ctx ends first.
+func (d *driver) mended(ctx context.Context) bool {
+	for !d.overtaken(ctx) {
+		if !sleep(ctx, ctx, lookEvery) || ctx.Err() != nil {
+			return false
+		}
+	}
+	d.noticed.gaps = 0 // of the machine that has halted
+	d.log.Info("somebody has written the state: claims it again")
+	return true
+}
+
 // claimed says what a claim has found: records that are gone, a state that went
 // back, silence.
 func (d *driver) claimed() {

@@ -162,8 +162,11 @@ func (r *Runtime) work(ctx context.Context, p Processor, partition int32, partit
 		if c.Op == step.OpHalt {
 			log.Error("halted", slog.Any("reason", c.Reason))
 			d.report("halted", c.Reason)
-			<-ctx.Done()
-			return
+			if !d.mended(ctx) {
+				return
+			}
+			d.m = step.NewMachine(cfg, d.folder, nonce())
+			continue
 		}
 		if c.Attempt > 0 && !sleep(ctx, drain, backoff(c.Attempt)) {
 			return

@@ -67,7 +67,7 @@ func (s *system) typed(line string, stand map[string]string) (string, error) {
 			args[i] = v
 		}
 	}
-	ctx, cancel := context.WithTimeout(s.t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
 	defer cancel()
 	c := s.command(ctx, args...)
 	var errs bytes.Buffer
