@@ -89,7 +89,7 @@ func (r *rig) judge(led *ledger, sent *load, p *poison, summary string) {
 	if led.Lost > 0 {
 		t.Errorf("%d acknowledged events are not in the log", led.Lost)
 	}
-	if err := r.standing(led, p); err != nil {
+	if err := r.standing(led); err != nil {
 		t.Fatal(err)
 	}
 	r.verdicts(led)
@@ -182,7 +182,7 @@ func (r *rig) arrivals(led *ledger, sent *load) error {
 
 // standing asks how the partitions stand: counted once, no gaps, never beyond the
 // end of the log.
-func (r *rig) standing(led *ledger, p *poison) error {
+func (r *rig) standing(led *ledger) error {
 	all, err := stream.Survey(r.t.Context(), r.client, r.state, processors())
 	if err != nil {
 		return err
@@ -206,7 +206,6 @@ func (r *rig) standing(led *ledger, p *poison) error {
 	if folded != led.Distinct {
 		r.t.Errorf("%d events were folded, %d different ones stand in the log", folded, led.Distinct)
 	}
-	_ = p
 	return nil
 }
 
@@ -263,7 +262,7 @@ func (r *rig) deadLetters(led *ledger, p *poison) error {
 	if err != nil {
 		return err
 	}
-	led.Poison, led.DeadLetters = p.dead, int64(len(origins))
+	led.Poison, led.DeadLetters, led.Appended, led.Ticks = p.dead, int64(len(origins)), p.repeats, p.ticked
 	// One record may be dead to several readers.
 	if led.DeadLetters < p.dead || led.DeadLetters != led.Dead {
 		r.t.Errorf("%d dead letters of %d records that are poison; the processors have counted %d", led.DeadLetters, p.dead, led.Dead)
