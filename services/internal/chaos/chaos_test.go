@@ -247,7 +247,7 @@ func (r *rig) settle(ctx context.Context, within time.Duration) error {
 		ends := map[string]int64{}
 		for _, p := range processors() {
 			for i := range int32(partitions) {
-				_, end, err := r.client.Bounds(ctx, p.Topic, i)
+				_, end, err := r.bounds(ctx, p.Topic, i)
 				if err != nil {
 					return err
 				}

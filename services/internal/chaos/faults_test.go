@@ -595,7 +595,7 @@ type poison struct {
 
 // append appends to a topic as nobody else does.
 func (f *fault) append(outs ...record.Out) error {
-	ctx, cancel := context.WithTimeout(f.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(f.t.Context(), recoverWithin)
 	defer cancel()
 	id, err := f.client.InitProducerID(ctx)
 	if err != nil {
@@ -637,7 +637,7 @@ func (p *poison) records(f *fault) {
 // twice appends records that stand in the log already once more, as a plain
 // producer does that is not sure.
 func (p *poison) twice(f *fault) {
-	ctx, cancel := context.WithTimeout(f.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(f.t.Context(), recoverWithin)
 	defer cancel()
 	var outs []record.Out
 	for i := range int32(partitions) {
