@@ -3,6 +3,7 @@ package chaos
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -82,7 +83,7 @@ func TestChaos(t *testing.T) {
 	}
 	name := fmt.Sprintf("%s-%d", *flagSystem, *flagSeed)
 	logs := filepath.Join(out, name+".logs")
-	if err := errorsOf(os.RemoveAll(logs), os.MkdirAll(logs, 0o755)); err != nil {
+	if err := errors.Join(os.RemoveAll(logs), os.MkdirAll(logs, 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -104,7 +105,7 @@ func TestChaos(t *testing.T) {
 	default:
 		t.Fatalf("-chaos.system %s is none of embedded, real, three, cluster", *flagSystem)
 	}
-	l := r.break_(chosen(t, r))
+	l := r.breakAndJudge(chosen(t, r))
 	l.write(t, filepath.Join(out, name))
 }
 
@@ -136,8 +137,8 @@ func chosen(t *testing.T, r *rig) []kind {
 	return all
 }
 
-// break_ makes faults, heals everything, and judges.
-func (r *rig) break_(all []kind) *ledger {
+// breakAndJudge makes faults, heals everything, and judges.
+func (r *rig) breakAndJudge(all []kind) *ledger {
 	t := r.t
 	random := rand.New(rand.NewPCG(*flagSeed, 1))
 	led := newLedger(r, *flagSeed)
@@ -246,7 +247,7 @@ func (r *rig) settle(ctx context.Context, within time.Duration) error {
 		ends := map[string]int64{}
 		for _, p := range processors() {
 			for i := range int32(partitions) {
-				_, end, err := r.client.Bounds(ctx, p.Topic, i)
+				_, end, err := r.bounds(ctx, p.Topic, i)
 				if err != nil {
 					return err
 				}
@@ -284,13 +285,4 @@ func versions(r *rig) string {
 		v = "Apache Kafka 4.3.1, " + strings.TrimSpace(string(out))
 	}
 	return v
-}
-
-func errorsOf(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }

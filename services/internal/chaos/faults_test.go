@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -329,7 +330,7 @@ func (r *rig) steady() error {
 		for _, n := range r.nodes {
 			state, err := r.tell(n, "CLUSTER INFO")
 			role, err2 := r.tell(n, "ROLE")
-			if err := errorsOf(err, err2); err != nil {
+			if err := errors.Join(err, err2); err != nil {
 				wrong = err.Error()
 			} else if !strings.Contains(state, "cluster_state:ok") || !strings.Contains(role, "master") && !strings.Contains(role, "connected") {
 				wrong = fmt.Sprintf("%s: %q, %q", n.Addr, state, role)
@@ -589,12 +590,12 @@ func restoreCopy(f *fault) {
 
 // poison is what is put into the log past the collector.
 type poison struct {
-	dead, unknown, repeats, ticked int64
+	dead, repeats, ticked int64
 }
 
 // append appends to a topic as nobody else does.
 func (f *fault) append(outs ...record.Out) error {
-	ctx, cancel := context.WithTimeout(f.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(f.t.Context(), recoverWithin)
 	defer cancel()
 	id, err := f.client.InitProducerID(ctx)
 	if err != nil {
@@ -631,13 +632,12 @@ func (p *poison) records(f *fault) {
 		return
 	}
 	p.dead += int64(len(dead))
-	p.unknown += int64(len(unknown))
 }
 
 // twice appends records that stand in the log already once more, as a plain
 // producer does that is not sure.
 func (p *poison) twice(f *fault) {
-	ctx, cancel := context.WithTimeout(f.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(f.t.Context(), recoverWithin)
 	defer cancel()
 	var outs []record.Out
 	for i := range int32(partitions) {

@@ -3,6 +3,7 @@ package chaos
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -56,6 +57,8 @@ type ledger struct {
 	Rejected     map[string]int64   `json:"events_rejected"`
 	Refused      map[int]int64      `json:"calls_refused"`
 	Poison       int64              `json:"poison_records"`
+	Appended     int64              `json:"records_appended_twice"`
+	Ticks        int64              `json:"ticks_of_a_wrong_clock"`
 	Dead         int64              `json:"dead"`
 	DeadLetters  int64              `json:"dead_letters"`
 	Effects      []*effect          `json:"effects"`
@@ -129,7 +132,7 @@ func (l *ledger) write(t *testing.T, name string) {
 	}
 	text := l.text()
 	t.Logf("ledger:\n%s", text)
-	if err := errorsOf(os.WriteFile(name+".json", append(data, '\n'), 0o644), os.WriteFile(name+".txt", []byte(text), 0o644)); err != nil {
+	if err := errors.Join(os.WriteFile(name+".json", append(data, '\n'), 0o644), os.WriteFile(name+".txt", []byte(text), 0o644)); err != nil {
 		t.Error(err)
 	}
 }
@@ -153,7 +156,7 @@ func (l *ledger) text() string {
 	t.Flush()
 	fmt.Fprintf(&b, "\nevents: %d acknowledged, %d lost; %d different ones in the log (imports too), %d folded\n", l.Acknowledged, l.Lost, l.Distinct, l.Folded)
 	fmt.Fprintf(&b, "repeats: %d calls sent again for want of an answer, %d events on purpose; %d events stand in the log more than once; %d records dropped as known\n", l.Repeated, l.SentAgain, l.TwiceInLog, l.Duplicates)
-	fmt.Fprintf(&b, "wrong on purpose: events rejected %s, calls refused %s, poison records %d, dead letters %d\n", byName(l.Rejected), byNumber(l.Refused), l.Poison, l.DeadLetters)
+	fmt.Fprintf(&b, "wrong on purpose: events rejected %s, calls refused %s, poison records %d (dead letters %d), records appended once more %d, wrong ticks %d\n", byName(l.Rejected), byNumber(l.Refused), l.Poison, l.DeadLetters, l.Appended, l.Ticks)
 	fmt.Fprintf(&b, "partitions equal to the offline fold: %d; rewinds %d, gaps %d; processes that ended by themselves %d\n", l.Verified, l.Rewinds, l.Gaps, l.Exits)
 	if l.Batches > 0 {
 		fmt.Fprintf(&b, "batches in the broker's files: %d, of them twice: %d\n", l.Batches, l.BatchesTwice)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -182,7 +183,7 @@ func (r *rig) clockFile() string { return filepath.Join(r.data(), "clock") }
 func (r *rig) setClock(off time.Duration) {
 	r.t.Helper()
 	tmp := r.clockFile() + ".new"
-	if err := errorsOf(os.WriteFile(tmp, []byte(off.String()), 0o600), os.Rename(tmp, r.clockFile())); err != nil {
+	if err := errors.Join(os.WriteFile(tmp, []byte(off.String()), 0o600), os.Rename(tmp, r.clockFile())); err != nil {
 		r.t.Fatal(err)
 	}
 	r.wrongBy = off

@@ -37,7 +37,7 @@ func newStage(t *testing.T, name string, more ...capability) *stage {
 	logs := t.TempDir()
 	if *flagOut != "" {
 		logs = filepath.Join(*flagOut, "scenario-"+name+".logs")
-		if err := errorsOf(os.RemoveAll(logs), os.MkdirAll(logs, 0o755)); err != nil {
+		if err := errors.Join(os.RemoveAll(logs), os.MkdirAll(logs, 0o755)); err != nil {
 			t.Fatal(err)
 		}
 	}
