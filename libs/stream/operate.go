@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/sillage-io/sillage/libs/state"
 	"github.com/sillage-io/sillage/libs/stream/broker"
@@ -47,12 +48,18 @@ func (d *driver) armed(fence string) {
 	}
 }
 
+// mendedEvery is how often a halted owner looks whether its state was mended.
+const mendedEvery = time.Second
+
 // mended waits until somebody has written the fence at which the partition has
 // halted, which an operator does who mends its state; false where ctx ends first.
 func (d *driver) mended(ctx context.Context) bool {
-	for !d.overtaken(ctx) {
-		if !sleep(ctx, ctx, lookEvery) || ctx.Err() != nil {
+	for {
+		if !sleep(ctx, ctx, mendedEvery) || ctx.Err() != nil {
 			return false
+		}
+		if fence, err := d.r.store.Fence(ctx, d.tag); err == nil && fence != d.m.Armed() {
+			break
 		}
 	}
 	d.noticed.gaps = 0 // of the machine that has halted

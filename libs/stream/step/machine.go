@@ -183,6 +183,9 @@ func (m *Machine) Claimed() bool {
 	return m.Running() || m.op == OpArm && (m.after == OpFetch || m.after == OpCommit)
 }
 
+// Armed is the fence as the store had it when it was last known.
+func (m *Machine) Armed() string { return m.armed }
+
 // Settled tells whether the store holds exactly what is in memory: then a base
 // may be taken.
 func (m *Machine) Settled() bool { return m.op == OpFetch && m.read < 0 && m.fence.KeyDone == "" }
