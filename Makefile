@@ -145,7 +145,7 @@ bench-membership: ## How long partitions stand still when members come, go and d
 
 .PHONY: lint
 lint: $(LINT) $(PROTO) ## Lint Go and protobuf
-	$(BIN)/golangci-lint run $(PACKAGES)
+	$(BIN)/golangci-lint run --allow-parallel-runners $(PACKAGES)
 	cd proto && $(BIN)/buf lint
 
 .PHONY: fmt

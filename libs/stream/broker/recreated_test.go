@@ -79,11 +79,11 @@ func TestReadersStayWithTheirLog(t *testing.T) {
 // was read so far (it has lost the end of it) is not read on.
 func TestDivergedLogIsOutOfRange(t *testing.T) {
 	answer := func(tags ...byte) []byte {
-		b := make([]byte, 4+2+4)            // throttled, no error, session
-		b = append(b, 2)                    // one topic
-		b = append(b, make([]byte, 16)...)  // its id
-		b = append(b, 2)                    // one partition
-		b = append(b, make([]byte, 4+2)...) // its number, no error
+		b := append([]byte(nil), make([]byte, 4+2+4)...) // throttled, no error, session
+		b = append(b, 2)                                 // one topic
+		b = append(b, make([]byte, 16)...)               // its id
+		b = append(b, 2)                                 // one partition
+		b = append(b, make([]byte, 4+2)...)              // its number, no error
 		for _, n := range []uint64{7, 7, 0} {
 			b = binary.BigEndian.AppendUint64(b, n)
 		}
