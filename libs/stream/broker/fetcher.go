@@ -295,7 +295,7 @@ func (f *Fetcher) deliver(ctx context.Context, l *leader, readers map[int32]aske
 			w.Records, w.Next, w.Size, w.HighWatermark = append(w.Records, g.Records...), g.Next, w.Size+g.Size, g.HighWatermark
 		}
 		if g.Err == nil {
-			r.Reader.next, r.Reader.term = g.Next, g.Term
+			r.Reader.next, r.term = g.Next, g.Term
 		}
 		records += len(g.Records)
 		select {
