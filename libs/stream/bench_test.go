@@ -56,6 +56,7 @@ func reach(b testing.TB, brokers []string, redis string) servers {
 	b.Helper()
 	bcfg, scfg := broker.DefaultConfig(), state.DefaultConfig()
 	bcfg.Brokers, scfg.Addrs = brokers, []string{redis}
+	bcfg.InstanceID = os.Getenv("SILLAGE_BENCH_INSTANCE")
 	client, err := broker.New(bcfg)
 	if err != nil {
 		b.Fatal(err)
@@ -474,9 +475,11 @@ func BenchmarkLatency(b *testing.B) {
 	})
 }
 
-// BenchmarkKill kills the processor with -9 and starts it again at once.
+// BenchmarkKill kills the processor with -9 and starts it again at once, under
+// its stable name.
 func BenchmarkKill(b *testing.B) {
 	onServers(b, func(b *testing.B, on servers) {
+		b.Setenv("SILLAGE_BENCH_INSTANCE", "bench")
 		in, out := on.topic(b, unique("live")), on.topic(b, unique("out"))
 		p := benchProcessor(unique("kill"), in, out, &meter{})
 		args := []string{"in=" + in, "out=" + out, "name=" + p.Name}
