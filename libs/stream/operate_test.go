@@ -510,7 +510,7 @@ func TestRebuildBesideAndUnderItsOwner(t *testing.T) {
 		y.tick(1000)
 		y.events(40)
 		y.folded(r)
-		clean := y.verified()
+		y.verified()
 		dir := filepath.Join(t.TempDir(), "snapshot")
 		if _, err := y.op.Save(t.Context(), y.ps, dir, func(stream.SnapshotPart) {}); err != nil {
 			t.Fatal(err)
@@ -594,7 +594,6 @@ func TestRebuildBesideAndUnderItsOwner(t *testing.T) {
 				t.Errorf("%+v, %v: want the state to be base plus tail", got, err)
 			}
 		}
-		t.Logf("repeats: %d, then", clean.Repeats)
 	})
 }
 
