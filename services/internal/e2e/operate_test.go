@@ -192,10 +192,11 @@ func (s *system) spoil() {
 	s.t.Fatal("restock's state cannot be spoilt")
 }
 
-// gap cuts the logs up to their last record, and lets the store lose all: what is
-// folded then begins behind a gap.
+// gap cuts the logs up to their last records, the ticks since a snapshot among them,
+// and lets the store lose all: what is folded then begins behind a gap.
 func (s *system) gap() {
 	s.t.Helper()
+	const ticks = 100
 	client := s.client()
 	for _, topic := range []string{topics.Events, topics.Activity, topics.Supply} {
 		for i := range int32(4) {
@@ -203,10 +204,10 @@ func (s *system) gap() {
 			if err != nil {
 				s.t.Fatal(err)
 			}
-			if end-1 <= start {
+			if end-ticks <= start {
 				continue
 			}
-			if err := client.Trim(s.t.Context(), topic, i, end-1); err != nil {
+			if err := client.Trim(s.t.Context(), topic, i, end-ticks); err != nil {
 				s.t.Fatal(err)
 			}
 		}
