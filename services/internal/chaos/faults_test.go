@@ -621,7 +621,7 @@ func (p *poison) records(f *fault) {
 		{Topic: topics.Events, Partition: 0, Value: nil, Headers: event},
 		{Topic: topics.Events, Partition: 1, Value: []byte("\x00"), Headers: []record.Header{header(record.HeaderType, step.TypeTick)}},
 		{Topic: topics.Activity, Partition: record.ByKey, Key: []byte("shop-0/a:1"), Value: []byte("x"), Headers: []record.Header{header(record.HeaderType, topics.TypeActivity)}},
-		{Topic: topics.Supply, Partition: record.ByKey, Key: []byte("shop-0/p:1"), Value: []byte("x"), Headers: []record.Header{header(record.HeaderType, topics.TypeSupply)}},
+		{Topic: topics.Supply, Partition: record.ByKey, Key: []byte("shop-0/p:1"), Value: []byte("x"), Headers: []record.Header{header(record.HeaderType, topics.TypeSupply), header(record.HeaderPosition, "no/position")}},
 	}
 	unknown := []record.Out{
 		{Topic: topics.Events, Partition: record.ByKey, Key: []byte("shop-0/a:1"), Value: []byte("x")},
