@@ -355,6 +355,12 @@ func (m *Machine) bounds(r Result) {
 		m.fail(fmt.Errorf("%w (next %d, log end %d)", ErrPastEnd, m.fence.Next, m.end))
 		return
 	}
+	if m.fresh && m.marked && m.mark.Offset > m.end {
+		// The state is lost and the log's end, too: what is appended now would be
+		// taken for what was published.
+		m.fail(fmt.Errorf("%w (published up to %d, log end %d)", ErrPastEnd, m.mark.Offset, m.end))
+		return
+	}
 	if !m.fresh && m.fence.Next > m.start && m.fence.Anchor != "" {
 		m.op = OpReadAnchor
 		return

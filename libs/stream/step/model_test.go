@@ -504,6 +504,9 @@ func (w *mworld) arrive(by int, c committed) bool {
 		w.wrong("mark %q: %v", c.mark, err)
 		return false
 	}
+	if mark.Silent == "" && mark.Offset < c.offset {
+		w.wrong("the mark %d is below the offset %d of the state, whose effects were published", mark.Offset, c.offset)
+	}
 	if w.commit != nil {
 		if old, err := step.ParseMark(w.commit.mark); err == nil && mark.Offset < old.Offset && mark.Silent == "" {
 			w.wrong("the mark goes back from %d to %d", old.Offset, mark.Offset)

@@ -275,3 +275,27 @@ func TestTheMarkNeverGoesBack(t *testing.T) {
 	}
 	t.Fatal("never got so far")
 }
+
+// TestEveryClaimHasItsOwnFence: a claim's fence is nobody else's, nor this owner's
+// from before, also where all else is equal; or a write that arrives late would
+// find its base again.
+func TestEveryClaimHasItsOwnFence(t *testing.T) {
+	cfg := step.Config{Processor: "seen", Topic: "facts", LogID: "log", FoldVersion: 1, Sources: 1, Types: []string{typeFact}}
+	seen := map[string]bool{}
+	for _, seed := range []string{"a", "b"} {
+		m := step.NewMachine(cfg, step.NewPartition[heard](cfg, heardFold{}, heardCodec{}), seed)
+		for claims := 0; claims < 3; {
+			c := m.Next()
+			r := step.Result{Commit: -1, Producer: step.Producer{ID: 1}}
+			if c.Op == step.OpClaim {
+				if seen[c.Write.Target] {
+					t.Errorf("the fence %q was claimed with before", c.Write.Target)
+				}
+				seen[c.Write.Target] = true
+				claims++
+				r.Outcome = step.Lost
+			}
+			m.Done(r)
+		}
+	}
+}

@@ -339,6 +339,10 @@ const firstHop = "profile.devices"
 // reached is the ordinal up to which every partition has folded an import.
 func reached(ctx context.Context, o replayOptions, id string) (int64, error) {
 	s, err := o.status(ctx)
+	for n := 0; err != nil && ctx.Err() == nil && n < 10; n++ { // it may just be starting again
+		time.Sleep(500 * time.Millisecond)
+		s, err = o.status(ctx)
+	}
 	if err != nil {
 		return 0, err
 	}
