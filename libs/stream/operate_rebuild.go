@@ -158,7 +158,7 @@ func (o *Operator) begin(f frame, from string, report func(Progress)) (*beside, 
 			return nil, err
 		}
 	}
-	b := &beside{client: o.Client, frame: f, folder: f.p.New(f.p.Config(f.logID, f.partition, f.partitions)), report: report, began: time.Now()}
+	b := &beside{client: o.Client, frame: f, folder: f.p.New(offline(f.p.Config(f.logID, f.partition, f.partitions))), report: report, began: time.Now()}
 	if b.fence, err = step.ParseFence(base.State.Fence); err != nil {
 		return nil, err
 	}

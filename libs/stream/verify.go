@@ -185,7 +185,7 @@ func beginning(bases *state.Bases, p Processor, partition int32, logID string, s
 
 // again folds the log from a base on, up to an offset.
 func again(ctx context.Context, client *broker.Client, p Processor, partition int32, sources int, logID string, base *state.Base, to int64) (step.Folder, map[string]*effect, error) {
-	folder := p.New(p.Config(logID, partition, sources))
+	folder := p.New(offline(p.Config(logID, partition, sources)))
 	fence, err := step.ParseFence(base.State.Fence)
 	if err != nil {
 		return nil, nil, err
@@ -228,6 +228,12 @@ func again(ctx context.Context, client *broker.Client, p Processor, partition in
 		}
 	}
 	return folder, effects, nil
+}
+
+// offline is a configuration to fold a log beside its owner.
+func offline(c step.Config) step.Config {
+	c.Offline = true
+	return c
 }
 
 // before is how many records stand below an offset.

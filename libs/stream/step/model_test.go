@@ -245,8 +245,9 @@ type mworker struct {
 	term    int8  // of membership, in which it began
 	noted   *committed
 	halted  bool
-	checked bool // the log was judged after it was cut
-	enc     string
+	checked bool   // the log was judged after it was cut
+	enc     string // of the machine, once asked for
+	held    string // of the partition: encoding uses its room, so that only who made it may
 }
 
 // mworld is one state of the model.
@@ -301,6 +302,7 @@ func (w *mworld) restart(i int) {
 	o.m = step.NewMachine(w.c.cfg(), o.p, fmt.Sprintf("%c%d", 'A'+i, o.born))
 	o.born++
 	o.gone, o.halted, o.checked, o.link, o.noted, o.writing, o.seq, o.marked, o.enc = false, false, w.isCut, link{}, nil, step.Producer{}, 0, -1, ""
+	o.held = ""
 	o.hushed = false
 	o.term = w.term
 }
@@ -313,7 +315,7 @@ func (w *mworld) clone(i int) *mworld {
 		o := &c.workers[i]
 		switch o.m.Next().Op {
 		case step.OpLoad, step.OpFetch, step.OpCommit, step.OpClaim, step.OpApply:
-			o.p = o.p.Clone() // the steps that touch it
+			o.p, o.held = o.p.Clone(), "" // the steps that touch it
 		}
 		o.m = o.m.Clone(o.p)
 		o.enc = ""
@@ -333,16 +335,18 @@ func (w *mworld) key() [2]uint64 {
 	for i := range w.workers {
 		o := &w.workers[i]
 		if o.enc == "" {
-			e := o.m.Encode(nil)
-			if o.m.Loaded() {
-				e = o.p.Encode(e)
-			}
-			o.enc = string(e)
+			o.enc = string(o.m.Encode(nil))
+		}
+		if o.held == "" {
+			o.held = string(o.p.Encode(nil))
 		}
 		if b = append(b, flagOf(o.gone)); o.gone {
 			continue
 		}
 		b = append(b, o.enc...)
+		if o.m.Loaded() {
+			b = append(b, o.held...)
+		}
 		b = append(b, byte(o.term), byte(o.born), byte(o.claims), flagOf(o.halted), flagOf(o.checked), w.watch(&o.link))
 		if o.m.Loaded() {
 			b = fmt.Appendf(b, "%v|%d|%d|", o.writing, o.seq, o.marked)

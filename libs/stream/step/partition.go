@@ -75,6 +75,9 @@ type Config struct {
 	// change anything; one that cannot is skipped as if its type were unknown.
 	// It is pure.
 	Wants func(Fact) bool
+	// Offline leaves a batch's Write empty: whoever folds a log beside its owner
+	// wants what follows from it, and in the end Dump and Logs.
+	Offline bool
 	// MaxDirty entities and MaxOuts messages end a batch, within a tick too.
 	MaxDirty int
 	MaxOuts  int

@@ -176,10 +176,13 @@ func (p *Partition[S]) batch(records int) Batch {
 	if p.settling == nil {
 		b.KeyDone, b.Ordinal = "", 0
 	}
-	b.Write.Entities = make([]Entity, 0, len(p.dirty)+1)
+	if !p.cfg.Offline {
+		b.Write.Entities = make([]Entity, 0, len(p.dirty)+1)
+	}
 	for _, ent := range p.dirty {
 		ent.dirty = false
 		switch {
+		case p.cfg.Offline:
 		case !ent.gone:
 			b.Write.Entities = append(b.Write.Entities, Entity{Key: ent.name, Value: p.marshal(ent)})
 		case p.entities[ent.name] == nil: // nor is there a later one of that name
@@ -192,27 +195,34 @@ func (p *Partition[S]) batch(records int) Batch {
 	for i := range p.eff.outs {
 		b.Outs[i], b.Offsets[i] = p.eff.outs[i].out, p.eff.outs[i].offset
 	}
-	b.Write.Entities = append(b.Write.Entities, Entity{Key: MetaKey, Value: p.metaBytes()})
+	if !p.cfg.Offline {
+		p.write(&b.Write, archive)
+	}
+	p.newLetters, p.oldLetters = map[int64][]byte{}, nil
+	p.dirty, p.eff.outs, p.newSeen, p.oldSeen = p.dirty[:0], nil, map[int64][]byte{}, nil
+	return b
+}
+
+// write adds to w what belongs to no entity.
+func (p *Partition[S]) write(w *Write, archive []LogAppend) {
+	w.Entities = append(w.Entities, Entity{Key: MetaKey, Value: p.metaBytes()})
 	for _, hour := range p.meta.Hours {
 		if data := p.newSeen[hour]; len(data) > 0 {
-			b.Write.Logs = append(b.Write.Logs, LogAppend{Name: strconv.FormatInt(hour, 10), Data: data})
+			w.Logs = append(w.Logs, LogAppend{Name: strconv.FormatInt(hour, 10), Data: data})
 		}
 	}
 	for _, hour := range p.oldSeen {
-		b.Write.Logs = append(b.Write.Logs, LogAppend{Name: strconv.FormatInt(hour, 10)})
+		w.Logs = append(w.Logs, LogAppend{Name: strconv.FormatInt(hour, 10)})
 	}
 	for _, at := range p.meta.Weeks {
 		if data := p.newLetters[at]; len(data) > 0 {
-			b.Write.Logs = append(b.Write.Logs, LogAppend{Name: letterLog(at), Data: data})
+			w.Logs = append(w.Logs, LogAppend{Name: letterLog(at), Data: data})
 		}
 	}
 	for _, at := range p.oldLetters {
-		b.Write.Logs = append(b.Write.Logs, LogAppend{Name: letterLog(at)})
+		w.Logs = append(w.Logs, LogAppend{Name: letterLog(at)})
 	}
-	p.newLetters, p.oldLetters = map[int64][]byte{}, nil
-	b.Write.Logs = append(b.Write.Logs, archive...)
-	p.dirty, p.eff.outs, p.newSeen, p.oldSeen = p.dirty[:0], nil, map[int64][]byte{}, nil
-	return b
+	w.Logs = append(w.Logs, archive...)
 }
 
 func (p *Partition[S]) metaBytes() []byte {
