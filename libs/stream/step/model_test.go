@@ -314,7 +314,7 @@ func (w *mworld) clone(i int) *mworld {
 	if i >= 0 {
 		o := &c.workers[i]
 		switch o.m.Next().Op {
-		case step.OpLoad, step.OpFetch, step.OpCommit, step.OpClaim, step.OpApply:
+		case step.OpArm, step.OpLoad, step.OpFetch, step.OpCommit, step.OpClaim, step.OpApply:
 			o.p, o.held = o.p.Clone(), "" // the steps that touch it
 		}
 		o.m = o.m.Clone(o.p)
