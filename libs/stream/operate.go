@@ -124,36 +124,27 @@ func inUse(ctx context.Context, c *broker.Client, p Processor) error {
 // replace puts a state in the place of what the partition holds, if its fence is
 // still base. It returns step.Lost where it is not.
 func replace(ctx context.Context, store *state.Store, tag string, layout state.Layout, base string, st step.State) (step.Outcome, error) {
-	part := store.Partition(tag, layout)
-	defer part.Close()
-	current, err := part.Arm(ctx)
-	if err != nil {
-		return step.NotWritten, err
-	}
-	if current != base {
-		return step.Lost, nil
-	}
-	outcome, _, err := part.Apply(ctx, step.Write{Base: base, Target: st.Fence, Wipe: true, Entities: st.Entities, Logs: st.Logs})
-	if err != nil {
-		return outcome, fmt.Errorf("replace the state of %s: %w", tag, err)
-	}
-	return outcome, nil
+	return write(ctx, store, tag, layout, step.Write{Base: base, Target: st.Fence, Wipe: true, Entities: st.Entities, Logs: st.Logs})
 }
 
-// refence changes a partition's fence alone.
+// refence changes a partition's fence alone, as replace does.
 func refence(ctx context.Context, store *state.Store, tag string, layout state.Layout, base string, f step.Fence) (step.Outcome, error) {
+	return write(ctx, store, tag, layout, step.Write{Base: base, Target: f.String()})
+}
+
+func write(ctx context.Context, store *state.Store, tag string, layout state.Layout, w step.Write) (step.Outcome, error) {
 	part := store.Partition(tag, layout)
 	defer part.Close()
 	current, err := part.Arm(ctx)
 	if err != nil {
 		return step.NotWritten, err
 	}
-	if current != base {
+	if current != w.Base {
 		return step.Lost, nil
 	}
-	outcome, _, err := part.Apply(ctx, step.Write{Base: base, Target: f.String()})
+	outcome, _, err := part.Apply(ctx, w)
 	if err != nil {
-		return outcome, fmt.Errorf("write the fence of %s: %w", tag, err)
+		return outcome, fmt.Errorf("write the state of %s: %w", tag, err)
 	}
 	return outcome, nil
 }
