@@ -197,15 +197,25 @@ func (c *Client) topicID(ctx context.Context, topic string) (topicID, error) {
 }
 
 func (c *Client) askTopicID(ctx context.Context, topic string) (id topicID, err error) {
-	d, err := c.describe(ctx, topic)
-	if err == nil {
-		err = d.one(topic)
-	}
+	err = c.again(ctx, idTries, passing, func() error {
+		d, err := c.describe(ctx, topic)
+		if err == nil {
+			err = d.one(topic)
+		}
+		if err == nil {
+			id = d.topics[0].id
+		}
+		return err
+	})
 	if err != nil {
 		return id, fmt.Errorf("ask for the id of %s: %w", topic, err)
 	}
-	return d.topics[0].id, nil
+	return id, nil
 }
+
+// idTries bounds the wait for an answer to some tenths of a second: a connection
+// that was idle may be dead.
+const idTries = 4
 
 // recreated tells whether a topic has another id by now. A broker that has not
 // heard of a new topic yet does not know its id either.
