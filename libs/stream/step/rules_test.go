@@ -299,3 +299,26 @@ func TestEveryClaimHasItsOwnFence(t *testing.T) {
 		}
 	}
 }
+
+// TestStateOfAnotherOwnerIsNotFolded: who loads what another owner has claimed
+// meanwhile claims again. The write would be refused, but what follows from old
+// records and a newer state would have been published by then.
+func TestStateOfAnotherOwnerIsNotFolded(t *testing.T) {
+	cfg := step.Config{Processor: "seen", Topic: "facts", LogID: "log", FoldVersion: 1, Sources: 1, Types: []string{typeFact}}
+	m := step.NewMachine(cfg, step.NewPartition[heard](cfg, heardFold{}, heardCodec{}), "a")
+	for range 10 {
+		c := m.Next()
+		r := step.Result{Commit: -1, Producer: step.Producer{ID: 1}, Outcome: step.Applied}
+		if c.Op == step.OpLoad {
+			r.State.Fence = step.Fence{LogID: "log", FoldVersion: 1, Nonce: "b-1", Next: 4, Low: 4}.String()
+		}
+		m.Done(r)
+		if c.Op == step.OpLoad {
+			if got := m.Next().Op; got != step.OpBackoff {
+				t.Errorf("%v after a state of another owner was loaded, want backoff", got)
+			}
+			return
+		}
+	}
+	t.Fatal("nothing was loaded")
+}
