@@ -688,7 +688,11 @@ func (w *mworld) stepOf(i int, visit func(what string, next *mworld)) {
 		})
 	case step.OpReadAnchor:
 		step1("reads the anchor", func(n *mworld, _ *mworker, c step.Command) step.Result {
-			return step.Result{Records: n.c.logOf(n.isCut)[c.Offset : c.Offset+1]}
+			log := n.c.logOf(n.isCut)
+			if c.Offset >= int64(len(log)) {
+				return step.Result{Range: true}
+			}
+			return step.Result{Records: log[c.Offset : c.Offset+1]}
 		})
 	case step.OpNewProducer:
 		step1("gets a producer id", func(n *mworld, _ *mworker, _ step.Command) step.Result {
@@ -1022,6 +1026,7 @@ func models() []*modelConfig {
 		{name: "the store rolls back and is wiped", workers: 1, log: two, budget: budget{claims: 4, failovers: 1, wipes: 1, publishes: 1}},
 		{name: "the mark expires", workers: 1, log: two, budget: budget{claims: 4, crashes: 1, expiries: 1, failovers: 1}},
 		{name: "the log loses its end", workers: 1, log: two, cut: 1, after: []record.Record{modelFact("a", "4", 2, 30)}, budget: budget{claims: 3, crashes: 2, cuts: 1}},
+		{name: "the log loses its end for good", workers: 1, log: two, cut: 1, after: []record.Record{}, budget: budget{claims: 3, crashes: 2, cuts: 1}},
 		{name: "in time order, ticks in parts", workers: 1, order: step.InTimeOrder, log: timely, budget: budget{claims: 3, crashes: 1, failovers: 1, answers: 1}},
 		{name: "in time order, two owners", workers: 2, order: step.InTimeOrder, log: timely, budget: budget{claims: 1, moves: 1, crashes: 1}},
 		{name: "three owners", workers: 3, log: one, budget: budget{claims: 1, moves: 2, answers: 1}},

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -16,9 +17,10 @@ import (
 // A mutant is this package with one guard taken away. make mutants builds each of
 // them and lets model, simulation and the tests of single rules try to notice.
 var (
-	mutantsRun   = flag.Bool("mutants", false, "build and try the mutants")
-	mutantsBuild = flag.Bool("mutants.build", false, "with mutants: only build them")
-	mutantsOnly  = flag.String("mutants.only", "", "those whose name contains this")
+	mutantsRun    = flag.Bool("mutants", false, "build and try the mutants")
+	mutantsBuild  = flag.Bool("mutants.build", false, "with mutants: only build them")
+	mutantsStates = flag.Int("mutants.states", 100_000, "most states that the search of one model visits")
+	mutantsOnly   = flag.String("mutants.only", "", "those whose name contains this")
 )
 
 // edit replaces a text that occurs once in a file.
@@ -128,7 +130,7 @@ func TestMutants(t *testing.T) {
 		return
 	}
 	trials := []tried{
-		{"model", []string{"-test.run=TestModel$", "-model.states=12000"}},
+		{"model", []string{"-test.run=TestModel$", "-model.states=" + strconv.Itoa(*mutantsStates)}},
 		{"simulation", []string{"-test.run=TestSimulation$", "-sim.seeds=150", "-sim.shrink=false"}},
 		{"rules", []string{"-test.run=Test", "-test.skip=TestModel|TestSimulation|TestMutants", "-test.short"}},
 	}
