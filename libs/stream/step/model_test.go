@@ -1024,6 +1024,7 @@ func models() []*modelConfig {
 		{name: "the store rolls back, and again", workers: 1, log: arrival, budget: budget{claims: 4, crashes: 1, failovers: 2}},
 		{name: "the store is wiped under two", workers: 2, log: one, budget: budget{claims: 2, moves: 1, wipes: 1, answers: 1}},
 		{name: "the store rolls back and is wiped", workers: 1, log: two, budget: budget{claims: 4, failovers: 1, wipes: 1, publishes: 1}},
+		{name: "the store is wiped, then an older one is back", workers: 1, log: []record.Record{arrival[0], arrival[1], arrival[3]}, budget: budget{claims: 4, crashes: 1, failovers: 1, wipes: 1}},
 		{name: "the mark expires", workers: 1, log: two, budget: budget{claims: 4, crashes: 1, expiries: 1, failovers: 1}},
 		{name: "the log loses its end", workers: 1, log: two, cut: 1, after: []record.Record{modelFact("a", "4", 2, 30)}, budget: budget{claims: 3, crashes: 2, cuts: 1}},
 		{name: "the log loses its end for good", workers: 1, log: two, cut: 1, after: []record.Record{}, budget: budget{claims: 3, crashes: 2, cuts: 1}},

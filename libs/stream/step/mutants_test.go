@@ -87,7 +87,6 @@ func mutants() []mutant {
 
 		{"the fastest source tells the time", "the clock is the minimum over the sources", clock("		least = min(least, at)", "		if least == Instant(math.MaxInt64) || at > least {\n			least = at\n		}")},
 		{"a source that has not begun is no matter", "an import waits for all sources", clock("			case !ok:\n				at = never\n", "			case !ok:\n				return\n")},
-		{"time goes back", "a clock never goes back", clock("	return max(least, s.Clock)", "	return least")},
 		{"outages are silence", "what falls due in an outage waits for its end", clock("		if i.From < due && due < i.To {", "		if false {")},
 
 		{"old ticks count", "the highest tick wins", settle("		if heard && at <= wall {", "		if false {")},
@@ -106,7 +105,6 @@ func mutants() []mutant {
 		{"copies wait twice", "a second reading takes a position once", persist("		if p.reading[at] {", "		if false {")},
 		{"copies of what is archived wait", "a position in the archive is known to a second reading", []edit{{"letters.go", "		p.reading[string(r.Header(record.HeaderPosition))] = true\n", ""}}},
 		{"the archive is forgotten", "a claim restores what is in the archive", persist("			return p.restoreArchive(l.Data)", "			return nil")},
-		{"what waits is archived between parts", "between two parts of a tick nothing moves", persist("	if p.settling == nil { // between two parts nothing moves", "	{")},
 		{"nothing holds the log", "the fence keeps the oldest offset that waits", persist("		return min(w.fact.Offset, p.next)", "		return p.next")},
 	}
 }

@@ -1,6 +1,7 @@
 package step_test
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"testing"
@@ -321,4 +322,126 @@ func TestStateOfAnotherOwnerIsNotFolded(t *testing.T) {
 		}
 	}
 	t.Fatal("nothing was loaded")
+}
+
+// TestWhoseStateIsTakenOver: a state of another log is refused for good; one of
+// another fold is waited for, until its owner has released it.
+func TestWhoseStateIsTakenOver(t *testing.T) {
+	cfg := step.Config{Processor: "seen", Topic: "facts", LogID: "log", FoldVersion: 1, Sources: 1, Types: []string{typeFact}}
+	for name, c := range map[string]struct {
+		fence step.Fence
+		want  step.Op
+	}{
+		"another log":                 {step.Fence{LogID: "other", FoldVersion: 1, Released: true}, step.OpHalt},
+		"another fold, at work":       {step.Fence{LogID: "log", FoldVersion: 2}, step.OpBackoff},
+		"another fold, released":      {step.Fence{LogID: "log", FoldVersion: 2, Released: true}, step.OpReadMark},
+		"the same fold, not released": {step.Fence{LogID: "log", FoldVersion: 1}, step.OpReadMark},
+	} {
+		m := step.NewMachine(cfg, step.NewPartition[heard](cfg, heardFold{}, heardCodec{}), "a")
+		m.Done(step.Result{Fence: c.fence.String()})
+		if got := m.Next().Op; got != c.want || (m.Waits() != nil) != (c.want == step.OpBackoff) {
+			t.Errorf("%s: %v (waits for %v), want %v", name, got, m.Waits(), c.want)
+		}
+	}
+}
+
+// TestATickIsFinishedBeforeTheOwnerLeaves: whoever is told to stop between two parts
+// of a tick settles the rest first: what is released is whole.
+func TestATickIsFinishedBeforeTheOwnerLeaves(t *testing.T) {
+	cfg := step.Config{Processor: "model", Topic: "log", LogID: "log", FoldVersion: 1, Order: step.InTimeOrder, Sources: 1, Types: []string{typeFact}, MaxDirty: 1}
+	m := step.NewMachine(cfg, step.NewPartition[heard](cfg, heardFold{}, heardCodec{}), "a")
+	log := numbered(modelFact("a", "1", 0, 10), modelFact("b", "2", 1, 20), modelTick(2, 30))
+	current, settled := "", 0
+	for range 60 {
+		c := m.Next()
+		r := step.Result{Commit: -1, Producer: step.Producer{ID: 1}, End: int64(len(log)), Fence: current, Outcome: step.Applied}
+		switch c.Op {
+		case step.OpClaim, step.OpApply:
+			current = c.Write.Target
+			if f, err := step.ParseFence(current); err == nil && f.KeyDone != "" {
+				m.Stop()
+			}
+		case step.OpLoad:
+			r.State.Fence = current
+		case step.OpFetch:
+			r.Records = log[c.Offset:]
+		case step.OpPublish:
+			settled += len(c.Outs)
+		case step.OpRelease:
+			if f, err := step.ParseFence(c.Write.Target); err != nil || f.KeyDone != "" || f.Next != 3 || settled != 2 {
+				t.Errorf("released at %q (%v) with %d effects published, want the whole tick settled", c.Write.Target, err, settled)
+			}
+			return
+		}
+		m.Done(r)
+	}
+	t.Fatal("never released")
+}
+
+// TestNothingCountsBeforeTheClock: what is known late counts from when it is known.
+func TestNothingCountsBeforeTheClock(t *testing.T) {
+	l := newLane(t, step.Config{Client: true, Sources: 1})
+	l.tick(0, 0, 9_000_000)
+	v, err := proto.Marshal(&eventv1.Event{Shop: "s", MessageId: "late", EventTimeMs: 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.append(record.Record{Key: []byte("s/k"), Value: v, AppendTime: 9001, Headers: []record.Header{
+		{Key: record.HeaderID, Value: []byte("late")}, {Key: record.HeaderType, Value: []byte(step.TypeEvent)},
+	}})
+	if d := cmp.Diff([]string{"late@9000000"}, l.ids()); d != "" {
+		t.Errorf("told (-want +got):\n%s", d)
+	}
+}
+
+// TestTicksThatDoNotCount: a tick of the past does not take the time back that a
+// shop starts with; one that is minutes ahead of when it was appended is nobody's
+// time.
+func TestTicksThatDoNotCount(t *testing.T) {
+	l := newLane(t, step.Config{Order: step.InTimeOrder, Sources: 1})
+	l.tick(0, 0, 1000)
+	l.tick(0, 1, 500)
+	l.fact(0, 2, "first of its shop", 800, 1)
+	if d := cmp.Diff([]string{"first of its shop@1000"}, l.ids()); d != "" {
+		t.Errorf("behind a tick of the past (-want +got):\n%s", d)
+	}
+
+	l = newLane(t, step.Config{Client: true, Sources: 1})
+	v, err := proto.Marshal(&eventv1.Tick{TimeUs: 6 * 60 * 1_000_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.append(record.Record{Value: v, AppendTime: 1, Headers: []record.Header{{Key: record.HeaderType, Value: []byte(step.TypeTick)}}})
+	if v, err = proto.Marshal(&eventv1.Event{Shop: "s", MessageId: "now", EventTimeMs: 7}); err != nil {
+		t.Fatal(err)
+	}
+	l.append(record.Record{Key: []byte("s/k"), Value: v, AppendTime: 8, Headers: []record.Header{
+		{Key: record.HeaderID, Value: []byte("now")}, {Key: record.HeaderType, Value: []byte(step.TypeEvent)},
+	}})
+	if d := cmp.Diff([]string{"now@7000"}, l.ids()); d != "" {
+		t.Errorf("behind a tick of the future (-want +got):\n%s", d)
+	}
+}
+
+// halfFold publishes, and then finds that it cannot.
+type halfFold struct{}
+
+func (halfFold) Record(_ *seen, _ step.Fact, _ step.Instant, out *step.Effects) error {
+	out.Publish(step.Message{Topic: "behind", Key: "k", Type: typeFact, Kind: "half"})
+	return errors.New("cannot go on")
+}
+
+func (halfFold) Wake(*seen, step.Key, step.Instant, *step.Effects) {}
+
+// TestWhatFailsPublishesNothing: of a fold that fails, only the dead letter is left.
+func TestWhatFailsPublishesNothing(t *testing.T) {
+	l := newLane(t, step.Config{Sources: 1})
+	l.p = step.NewPartition[seen](step.Config{Processor: "half", LogID: "log", Sources: 1, Types: []string{typeFact}, DeadLetters: "dead"}, halfFold{}, asJSON[seen]{})
+	if err := l.p.Restore(step.State{}, step.Fence{LogID: "log"}); err != nil {
+		t.Fatal(err)
+	}
+	l.fact(0, 0, "a", 500, 1)
+	if len(l.outs) != 1 || l.outs[0].Topic != "dead" {
+		t.Errorf("published %v, want the dead letter alone", l.outs)
+	}
 }
