@@ -445,3 +445,36 @@ func TestWhatFailsPublishesNothing(t *testing.T) {
 		t.Errorf("published %v, want the dead letter alone", l.outs)
 	}
 }
+
+// TestProducerOfAClaim: a claim goes on with the producer that fence and mark agree
+// on, one epoch above both; where they differ, one of them went back, and which
+// epochs were used is not known: a new one.
+func TestProducerOfAClaim(t *testing.T) {
+	cfg := step.Config{Processor: "seen", Topic: "facts", LogID: "log", FoldVersion: 1, Sources: 1, Types: []string{typeFact}}
+	for name, c := range map[string]struct {
+		fence step.Fence
+		mark  string
+		want  step.Producer // zero: a new one
+	}{
+		"both agree":               {step.Fence{ProducerID: 7, Epoch: 3}, step.Mark{LogID: "log", ProducerID: 7, Epoch: 5}.String(), step.Producer{ID: 7, Epoch: 6}},
+		"the fence is ahead":       {step.Fence{ProducerID: 7, Epoch: 8}, step.Mark{LogID: "log", ProducerID: 7, Epoch: 5}.String(), step.Producer{ID: 7, Epoch: 9}},
+		"the fence is an old one":  {step.Fence{ProducerID: 7, Epoch: 3}, step.Mark{LogID: "log", ProducerID: 8}.String(), step.Producer{}},
+		"there is no mark":         {step.Fence{ProducerID: 7, Epoch: 3}, "", step.Producer{}},
+		"the epochs are used up":   {step.Fence{ProducerID: 7, Epoch: 32760}, step.Mark{LogID: "log", ProducerID: 7}.String(), step.Producer{}},
+		"the mark is another logs": {step.Fence{ProducerID: 7, Epoch: 3}, step.Mark{LogID: "other", ProducerID: 7, Epoch: 5}.String(), step.Producer{}},
+	} {
+		c.fence.LogID, c.fence.FoldVersion = "log", 1
+		m := step.NewMachine(cfg, step.NewPartition[heard](cfg, heardFold{}, heardCodec{}), "a")
+		m.Done(step.Result{Fence: c.fence.String()})
+		m.Done(step.Result{Mark: c.mark}) // the commit
+		m.Done(step.Result{})             // the bounds
+		got := m.Next()
+		if c.want == (step.Producer{}) {
+			if got.Op != step.OpNewProducer {
+				t.Errorf("%s: %v with %v, want a new producer", name, got.Op, got.Producer)
+			}
+		} else if got.Op != step.OpClaim || got.Producer != c.want {
+			t.Errorf("%s: %v with %v, want a claim with %v", name, got.Op, got.Producer, c.want)
+		}
+	}
+}
