@@ -798,9 +798,6 @@ func (w *mworld) eachWrite(i int, c step.Command, step1 func(string, func(*mworl
 	}
 	step1(what, func(n *mworld, o *mworker, c step.Command) step.Result {
 		used(o)
-		if n.armedFence(o) != c.Write.Base {
-			return step.Result{Outcome: step.Lost, Current: n.store.fence}
-		}
 		outcome, current := n.write(&o.link, &c.Write)
 		return step.Result{Outcome: outcome, Current: current}
 	})
@@ -830,10 +827,6 @@ func (w *mworld) eachWrite(i int, c step.Command, step1 func(string, func(*mworl
 		return lost
 	})
 }
-
-// armedFence is what a client would compare the base with: here the machine
-// knows it best.
-func (w *mworld) armedFence(o *mworker) string { return o.m.Next().Write.Base }
 
 func (w *mworld) state() step.State {
 	s := step.State{Fence: w.store.fence}
@@ -882,9 +875,6 @@ func (w *mworld) calm() string {
 	i := int(n.member)
 	if n.workers[i].halted || n.isCut {
 		return ""
-	}
-	for f := range n.flying {
-		_ = f
 	}
 	for range 400 {
 		o := &n.workers[i]
