@@ -139,7 +139,7 @@ func (p *Partition[S]) Clone() *Partition[S] {
 	}
 	c.reading, c.seen, c.hours = maps.Clone(p.reading), maps.Clone(p.seen), maps.Clone(p.hours)
 	c.letters, c.newLetters, c.oldLetters = maps.Clone(p.letters), maps.Clone(p.newLetters), slices.Clone(p.oldLetters)
-	c.held, c.room = arena{}, nil
+	c.held, c.sorting = arena{}, nil
 	c.newSeen, c.oldSeen, c.dirty = maps.Clone(p.newSeen), slices.Clone(p.oldSeen), nil
 	for _, e := range p.dirty {
 		c.dirty = append(c.dirty, c.entities[e.name])
@@ -184,16 +184,4 @@ func (p *Partition[S]) Encode(b []byte) []byte {
 		b = append(b, at...)
 	}
 	return b
-}
-
-// Copied is how many of the facts that wait keep a copy of their headers.
-func (p *Partition[S]) Copied() (n int) {
-	for _, q := range p.facts {
-		for _, w := range q.heap {
-			if w.headers != nil {
-				n++
-			}
-		}
-	}
-	return n
 }

@@ -212,123 +212,90 @@ func (p *Partition[S]) clientAgain(r *record.Record, h *header[S]) {
 // write the record again, byte for byte.
 type origin struct {
 	appended int64
-	source   *source // of the position
-	offset   int64
-	ordinal  int32
-	subject  bool // the subject is the key
-	json     bool // the value is JSON
-	kept     bool // in the archive of the state, not in the log
-	done     bool // folded: its place in the offset queue is void
-	// A copy of the headers where they are not what [Effects.Publish] writes.
-	headers *[]record.Header
+	headers  []byte // packed
+	kept     bool   // in the archive of the state, not in the log
+	done     bool   // folded: its place in the offset queue is void
 }
 
-// published are the headers that every message of a fold begins with.
-var published = [...]string{
+// packed are the names that packed headers do not spell out, in the order in
+// which [Effects.Publish] writes them.
+var packed = [...]string{
 	record.HeaderSpecVersion, record.HeaderID, record.HeaderType, record.HeaderSource,
 	record.HeaderTime, record.HeaderShop, record.HeaderEffective, record.HeaderPosition,
+	record.HeaderSubject, record.HeaderHistorical, record.HeaderTraceParent, record.HeaderContentType,
 }
 
-// keep notes what the record was.
-func (w *waiting) keep(r *record.Record, s *source, at record.Position) {
-	w.appended, w.source, w.offset, w.ordinal = r.AppendTime, s, at.Offset, at.Ordinal
-	if w.usual(r.Headers) {
-		return
-	}
-	headers := make([]record.Header, len(r.Headers))
-	for i := range r.Headers {
-		headers[i] = record.Header{Key: r.Headers[i].Key, Value: slices.Clone(r.Headers[i].Value)}
-	}
-	w.headers = &headers
-}
-
-// usual tells whether headers are exactly what again would write, after it has
-// noted in which of the forms.
-func (w *waiting) usual(headers []record.Header) bool {
-	const common = len(published)
-	if len(headers) <= common || w.source == nil {
-		return false
-	}
-	for i := range published {
-		if headers[i].Key != published[i] {
-			return false
+// packHeaders appends headers as one string of bytes: of each the number of its
+// name in packed, or their number and the name, and its value.
+func packHeaders(dst []byte, headers []record.Header) []byte {
+	at := 0 // where the next name stands, mostly
+	for i := range headers {
+		h := &headers[i]
+		n := 0
+		for n < len(packed) && packed[at] != h.Key {
+			n++
+			if at++; at == len(packed) {
+				at = 0
+			}
 		}
-	}
-	f := &w.fact
-	value := func(i int) string { return string(headers[i].Value) }
-	shop, prefixed := strings.CutPrefix(value(3), sourcePrefix)
-	if value(0) != specVersion || value(1) != f.ID || value(2) != f.Type || !prefixed || shop != f.Shop || !decimal(headers[4].Value, f.EventTime) ||
-		value(5) != f.Shop || !decimal(headers[6].Value, int64(w.effective)) {
-		return false
-	}
-	var place [512]byte
-	if string(w.position().Append(place[:0])) != value(7) {
-		return false
-	}
-	rest := headers[common:]
-	take := func(name, value string) bool {
-		if len(rest) == 0 || rest[0].Key != name || string(rest[0].Value) != value {
-			return false
+		if n == len(packed) {
+			dst = append(dst, byte(len(packed)))
+			dst = binary.AppendUvarint(dst, uint64(len(h.Key)))
+			dst = append(dst, h.Key...)
+		} else {
+			dst = append(dst, byte(at))
 		}
-		rest = rest[1:]
-		return true
+		if h.Value == nil {
+			dst = append(dst, 0)
+			continue
+		}
+		dst = binary.AppendUvarint(dst, uint64(len(h.Value))+1)
+		dst = append(dst, h.Value...)
 	}
-	w.subject = take(record.HeaderSubject, f.Key)
-	if f.Historical && !take(record.HeaderHistorical, "1") || f.Trace != "" && !take(record.HeaderTraceParent, f.Trace) {
-		return false
-	}
-	w.json = take(record.HeaderContentType, contentJSON)
-	return (w.json || take(record.HeaderContentType, contentProtobuf)) && len(rest) == 0
+	return dst
 }
 
-func (w *waiting) position() record.Position {
-	return record.Position{Log: w.source.log, Partition: w.source.partition, Offset: w.offset, Ordinal: w.ordinal}
+// packedSize is at least what packHeaders appends.
+func packedSize(headers []record.Header) (n int) {
+	for i := range headers {
+		n += 1 + 2*binary.MaxVarintLen32 + len(headers[i].Key) + len(headers[i].Value)
+	}
+	return n
 }
 
-// decimal tells whether b is n as it is written.
-func decimal(b []byte, n int64) bool {
-	var text [20]byte
-	return string(strconv.AppendInt(text[:0], n, 10)) == string(b)
-}
-
-// again writes the usual headers.
-func (w *waiting) again() []record.Header {
-	f := &w.fact
-	headers := []record.Header{
-		{Key: record.HeaderSpecVersion, Value: []byte(specVersion)},
-		{Key: record.HeaderID, Value: []byte(f.ID)},
-		{Key: record.HeaderType, Value: []byte(f.Type)},
-		{Key: record.HeaderSource, Value: []byte(sourcePrefix + f.Shop)},
-		{Key: record.HeaderTime, Value: strconv.AppendInt(nil, f.EventTime, 10)},
-		{Key: record.HeaderShop, Value: []byte(f.Shop)},
-		{Key: record.HeaderEffective, Value: strconv.AppendInt(nil, int64(w.effective), 10)},
-		{Key: record.HeaderPosition, Value: []byte(w.position().String())},
+// unpackHeaders reads what packHeaders has written.
+func unpackHeaders(data []byte) (headers []record.Header) {
+	take := func(n uint64) []byte {
+		b := data[:n:n]
+		data = data[n:]
+		return b
 	}
-	if w.subject {
-		headers = append(headers, record.Header{Key: record.HeaderSubject, Value: []byte(f.Key)})
+	number := func() uint64 {
+		v, n := binary.Uvarint(data)
+		data = data[n:]
+		return v
 	}
-	if f.Historical {
-		headers = append(headers, record.Header{Key: record.HeaderHistorical, Value: []byte("1")})
+	for len(data) > 0 {
+		var h record.Header
+		if name := take(1)[0]; int(name) < len(packed) {
+			h.Key = packed[name]
+		} else {
+			h.Key = string(take(number()))
+		}
+		if n := number(); n > 0 {
+			h.Value = take(n - 1)
+		}
+		headers = append(headers, h)
 	}
-	if f.Trace != "" {
-		headers = append(headers, record.Header{Key: record.HeaderTraceParent, Value: []byte(f.Trace)})
-	}
-	kind := contentProtobuf
-	if w.json {
-		kind = contentJSON
-	}
-	return append(headers, record.Header{Key: record.HeaderContentType, Value: []byte(kind)})
+	return headers
 }
 
 // record is the record that the fact came in.
 func (w *waiting) record(cfg Config) record.Record {
-	r := record.Record{Topic: cfg.Topic, Partition: cfg.Partition, Offset: w.fact.Offset, AppendTime: w.appended, Key: []byte(w.name), Value: w.fact.Value}
-	if w.headers != nil {
-		r.Headers = *w.headers
-		return r
+	return record.Record{
+		Topic: cfg.Topic, Partition: cfg.Partition, Offset: w.fact.Offset, AppendTime: w.appended,
+		Key: []byte(w.name), Value: w.fact.Value, Headers: unpackHeaders(w.headers),
 	}
-	r.Headers = w.again()
-	return r
 }
 
 // archiveLog is the store's log of facts that wait and need not be in Kafka's: a

@@ -203,7 +203,7 @@ type Partition[S any] struct {
 	}
 	values  arena               // of entities to be written
 	held    arena               // of facts that wait
-	room    []waiting           // for the next ones
+	sorting []keyed             // room to put in order what is due
 	reading map[string]bool     // positions seen in a second reading
 	seen    map[uint64]struct{} // ids of client records
 	hours   map[int64][]uint64  // the same by hour of append time
@@ -761,25 +761,22 @@ func (p *Partition[S]) wakeUntil(ent *entity[S], limit Instant) {
 // wait holds a fact back. Kept says that the state has its record, and the log
 // need not.
 func (p *Partition[S]) wait(h *header[S], r *record.Record, kept bool) {
-	// What waits is cut from larger pieces: it comes and goes together, mostly.
-	if len(p.room) == 0 {
-		p.room = make([]waiting, 64)
-	}
-	w := &p.room[0]
-	p.room = p.room[1:]
-	p.held.room(len(h.fact.Value))
+	w := p.offsets.room()
+	p.held.room(len(h.fact.Value) + packedSize(r.Headers))
 	from := len(p.held.free)
 	p.held.free = append(p.held.free, h.fact.Value...)
 	h.fact.Value = p.held.cut(from)
-	*w = waiting{fact: h.fact, name: h.name, effective: h.effective}
-	w.keep(r, h.source, h.position)
+	*w = waiting{fact: h.fact, name: h.name, effective: h.effective, origin: origin{appended: r.AppendTime, kept: kept}}
+	from = len(p.held.free)
+	p.held.free = packHeaders(p.held.free, r.Headers)
+	w.headers = p.held.cut(from)
 	q := p.facts[h.key.Shop]
 	if q == nil {
 		q = &factQueue{}
 		p.facts[h.key.Shop] = q
 	}
 	q.add(w)
-	if w.kept = kept; kept {
+	if kept {
 		p.kept++
 	} else {
 		p.offsets.add(w)

@@ -2,6 +2,7 @@ package step
 
 import (
 	"cmp"
+	"encoding/binary"
 	"strings"
 )
 
@@ -27,6 +28,28 @@ func (w *waiting) compare(o *waiting) int {
 		strings.Compare(w.fact.ID, o.fact.ID),
 		cmp.Compare(w.fact.Offset, o.fact.Offset),
 	)
+}
+
+// keyed is a waiting fact with the start of its entity's id, which tells most of
+// one shop apart without a look at their names.
+type keyed struct {
+	start uint64
+	*waiting
+}
+
+// key8 takes the id of w's entity to begin at a byte of its name.
+func key8(w *waiting, at int) keyed {
+	var b [8]byte
+	copy(b[:], w.name[at:])
+	return keyed{binary.BigEndian.Uint64(b[:]), w}
+}
+
+// keyedOrder is [waiting.compare] for facts of one shop.
+func keyedOrder(a, b keyed) int {
+	if a.start != b.start {
+		return cmp.Compare(a.start, b.start)
+	}
+	return a.compare(b.waiting)
 }
 
 // heaped is what a heap holds: the least comes first.
@@ -102,14 +125,38 @@ func (q *factQueue) take(upto Instant) (w *waiting) {
 type offsetQueue struct {
 	items []*waiting
 	taken int // of items, done with
+	// What was folded: nothing points to it any more, and the next ones to wait
+	// take its place.
+	free []*waiting
 }
 
 func (q *offsetQueue) add(w *waiting) { q.items = append(q.items, w) }
+
+// maxFree bounds what is kept of the places after a backlog.
+const maxFree = 2048
+
+// room is a place for the next fact that waits.
+func (q *offsetQueue) room() *waiting {
+	n := len(q.free)
+	if n == 0 {
+		piece := make([]waiting, 64)
+		for i := range piece {
+			q.free = append(q.free, &piece[i])
+		}
+		n = len(piece)
+	}
+	w := q.free[n-1]
+	q.free = q.free[:n-1]
+	return w
+}
 
 // head is the oldest fact that still waits and is not in the archive, nil where
 // there is none.
 func (q *offsetQueue) head() *waiting {
 	for q.taken < len(q.items) && (q.items[q.taken].done || q.items[q.taken].kept) {
+		if w := q.items[q.taken]; w.done && len(q.free) < maxFree {
+			q.free = append(q.free, w)
+		}
 		q.items[q.taken] = nil
 		q.taken++
 	}

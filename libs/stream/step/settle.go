@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -165,28 +166,41 @@ func (p *Partition[S]) advance(r *record.Record, h *header[S]) (map[string]Insta
 // due lists, in key order, the entities with something before the new clocks.
 func (p *Partition[S]) due(moved map[string]Instant) *settling {
 	s := &settling{upto: moved}
-	for shop, upto := range moved {
+	var woken []string
+	// The order of names: a shop's name ends with the slash.
+	shops := slices.SortedFunc(maps.Keys(moved), func(a, b string) int { return strings.Compare(a+"/", b+"/") })
+	for _, shop := range shops {
+		upto := moved[shop]
 		if q := p.facts[shop]; q != nil {
+			p.sorting = p.sorting[:0]
 			for w := q.take(upto); w != nil; w = q.take(upto) {
-				s.facts = append(s.facts, w)
+				p.sorting = append(p.sorting, key8(w, len(shop)+1))
 			}
+			slices.SortFunc(p.sorting, keyedOrder)
+			s.facts = slices.Grow(s.facts, len(p.sorting))
+			for i := range p.sorting {
+				s.facts = append(s.facts, p.sorting[i].waiting)
+			}
+			clear(p.sorting)
 		}
 		if q := p.alarms[shop]; q != nil {
 			for a, ok := q.take(upto); ok; a, ok = q.take(upto) {
 				if ent := p.entities[a.key]; ent != nil && ent.wake == a.due {
-					s.names = append(s.names, a.key)
+					woken = append(woken, a.key)
 				}
 			}
 		}
 	}
-	slices.SortFunc(s.facts, (*waiting).compare)
 	for i, w := range s.facts {
 		if i == 0 || w.name != s.facts[i-1].name {
 			s.names = append(s.names, w.name)
 		}
 	}
-	slices.Sort(s.names)
-	s.names = slices.Compact(s.names)
+	if woken != nil {
+		s.names = append(s.names, woken...)
+		slices.Sort(s.names)
+		s.names = slices.Compact(s.names)
+	}
 	return s
 }
 
@@ -229,14 +243,23 @@ func (p *Partition[S]) settle(r *record.Record) bool {
 
 // live folds one entity's facts and wake-ups in order of time, facts first.
 func (p *Partition[S]) live(name string, key Key, facts []*waiting, upto Instant) {
+	ent := p.entities[name]
 	for _, w := range facts {
-		p.wakeUntil(p.entity(name, key), w.effective)
-		// A wake-up may have dropped it: then this is a new life.
-		if err := p.record(p.entity(name, key), &w.fact, w.effective); err != nil {
+		if ent == nil {
+			ent = p.entity(name, key)
+		}
+		p.wakeUntil(ent, w.effective)
+		if ent.gone { // dropped by a wake-up: this is a new life
+			ent = p.entity(name, key)
+		}
+		if err := p.record(ent, &w.fact, w.effective); err != nil {
 			p.deadFact(w, err)
 		}
+		if ent.gone {
+			ent = nil
+		}
 	}
-	if ent := p.entities[name]; ent != nil {
+	if ent != nil {
 		p.wakeUntil(ent, upto)
 	}
 }
