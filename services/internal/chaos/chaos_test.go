@@ -206,6 +206,7 @@ func (r *rig) breakAndJudge(all []kind) *ledger {
 		clean = true
 		led.fault(k.name, lasted, took)
 		r.rewound(led)
+		led.sample(r, sent.acked.Load())
 		t.Logf("%4d %-45s lasted %6d ms, recovered in %5d ms, %d events acknowledged", n+1, k.name, lasted.Milliseconds(), max(took, -took).Milliseconds(), sent.acked.Load())
 	}
 	if err := r.supervise(); err != nil {

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"text/tabwriter"
 	"time"
+
+	"github.com/sillage-io/sillage/services/internal/lab"
 )
 
 // tally is what became of the faults of one kind.
@@ -71,10 +73,35 @@ type ledger struct {
 
 	Rewinds int64 `json:"rewinds"`
 
+	Memory []sample `json:"memory"`
+
 	began      time.Time
 	rewound    map[string]int64 // counters as last read
 	begin, end map[string]burden
 	imported   map[string]bool
+}
+
+// sample is how much memory the services held at a time: it must not grow with
+// time, only with what they have to remember.
+type sample struct {
+	Seconds      float64          `json:"seconds"`
+	Acknowledged int64            `json:"events_acknowledged"`
+	Resident     map[string]int64 `json:"resident"` // by process
+}
+
+// sample notes the memory in use, at most twice a minute.
+func (l *ledger) sample(r *rig, acknowledged int64) {
+	now := time.Since(l.began).Seconds()
+	if n := len(l.Memory); n > 0 && now-l.Memory[n-1].Seconds < 30 {
+		return
+	}
+	s := sample{Seconds: now, Acknowledged: acknowledged, Resident: map[string]int64{}}
+	for _, p := range r.services {
+		if b, ok := lab.Resident(p.Pid()); ok { // or it has just been killed
+			s.Resident[p.Name()] = b
+		}
+	}
+	l.Memory = append(l.Memory, s)
 }
 
 func newLedger(r *rig, seed uint64) *ledger {
@@ -181,6 +208,27 @@ func (l *ledger) text() string {
 		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t\n", name, l.begin[name].Resident>>20, l.end[name].Resident>>20, l.begin[name].Goroutines, l.end[name].Goroutines)
 	}
 	t.Flush()
+	if len(l.Memory) > 1 {
+		fmt.Fprintln(&b)
+		t = tabwriter.NewWriter(&b, 0, 8, 2, ' ', tabwriter.AlignRight)
+		fmt.Fprintln(t, "most MiB held in\tseconds\tevents\t"+strings.Join(slices.Sorted(maps.Keys(l.end)), "\t")+"\t")
+		const parts = 8
+		for i := range min(parts, len(l.Memory)) {
+			n := min(parts, len(l.Memory))
+			some := l.Memory[i*len(l.Memory)/n : (i+1)*len(l.Memory)/n]
+			last := some[len(some)-1]
+			fmt.Fprintf(t, "part %d of %d\t%.0f\t%d\t", i+1, n, last.Seconds, last.Acknowledged)
+			for _, name := range slices.Sorted(maps.Keys(l.end)) {
+				most := int64(0)
+				for _, s := range some {
+					most = max(most, s.Resident[name])
+				}
+				fmt.Fprintf(t, "%d\t", most>>20)
+			}
+			fmt.Fprintln(t)
+		}
+		t.Flush()
+	}
 	return b.String()
 }
 
