@@ -305,6 +305,9 @@ func (o *Operator) Rebuild(ctx context.Context, p Processor, partition int32, op
 	r.From = b.from
 	for n := 0; ; n++ {
 		raw, fence, err := o.fence(ctx, f)
+		if errors.Is(err, step.ErrOtherLog) {
+			return r, fmt.Errorf("%w: what it has published of this one is not known; --drop begins anew with it", err)
+		}
 		if err != nil {
 			return r, err
 		}
@@ -433,11 +436,23 @@ func changed(should, is []step.Entity) (int, []string) {
 	return n, differences(should, is)
 }
 
+// dropped is the fence of a state that is to be dropped: one of another log does
+// not count, and its owner begins with what this log holds.
+func (o *Operator) dropped(ctx context.Context, f frame) (raw string, fence step.Fence, err error) {
+	raw, fence, err = o.fence(ctx, f)
+	if errors.Is(err, step.ErrOtherLog) {
+		if raw, err = o.Store.Fence(ctx, f.tag()); err == nil {
+			fence = step.Fence{LogID: f.logID, Next: f.end}
+		}
+	}
+	return raw, fence, err
+}
+
 // drop drops the state, or takes it back to a base, and waits until the owner has
 // folded it again.
 func (o *Operator) drop(ctx context.Context, f frame, opt RebuildOptions) (Rebuilt, error) {
 	r := Rebuilt{Processor: f.p.Name, Partition: f.partition}
-	raw, fence, err := o.fence(ctx, f)
+	raw, fence, err := o.dropped(ctx, f)
 	if err != nil {
 		return r, err
 	}
@@ -471,7 +486,7 @@ func (o *Operator) drop(ctx context.Context, f frame, opt RebuildOptions) (Rebui
 		if n >= maxTries {
 			return r, fmt.Errorf("%s/%d: its owner writes faster than it can be dropped: stop it and try again", f.p.Name, f.partition)
 		}
-		if raw, fence, err = o.fence(ctx, f); err != nil {
+		if raw, fence, err = o.dropped(ctx, f); err != nil {
 			return r, err
 		}
 		r.To = max(r.To, fence.Next)

@@ -132,6 +132,12 @@ func kinds() []kind {
 		}},
 		{"the collector's clock jumps back", skewed, func(f *fault) { f.setClock(f.wrongBy - f.between(time.Minute, 3*time.Hour)) }},
 		// The embedded store: what bases on disk say.
+		{"disk full", bases, func(f *fault) {
+			p := f.someone()
+			lab.DiskFull(f.t, p.Pid(), true)
+			f.wait(500*time.Millisecond, 5*time.Second)
+			lab.DiskFull(f.t, p.Pid(), false)
+		}},
 		{"store: newest bases lost", bases, func(f *fault) { f.offline(loseBases) }},
 		{"store: all bases lost", bases, func(f *fault) { f.offline(func(f *fault) error { return os.RemoveAll(f.bases()) }) }},
 		{"store: bases damaged", bases, func(f *fault) { f.offline(damageBases) }},
@@ -173,6 +179,15 @@ func kinds() []kind {
 			p.Make(lab.Trouble{})
 		}},
 		// Three brokers.
+		{"broker: disk full", ownBroker, func(f *fault) {
+			// A broker that cannot write ends by itself; it comes back with room.
+			n := f.node()
+			lab.DiskFull(f.t, f.broker.Pid(n), true)
+			if !f.broker.Ends(n) {
+				lab.DiskFull(f.t, f.broker.Pid(n), false)
+			}
+			f.broker.Start()
+		}},
 		{"brokers: leaders move", replicated, func(f *fault) {
 			for range 3 {
 				f.lead(int32(f.node() + 1))
@@ -309,6 +324,11 @@ func kinds() []kind {
 			f.order("CLIENT KILL USER services")
 			f.wait(500*time.Millisecond, 3*time.Second)
 			f.order("ACL SETUSER services resetpass >" + storePassword)
+		}},
+		{"store: disk full", ownStore, func(f *fault) {
+			lab.DiskFull(f.t, f.store.Pid(0), true)
+			f.wait(500*time.Millisecond, 5*time.Second)
+			lab.DiskFull(f.t, f.store.Pid(0), false)
 		}},
 		{"store: connections reset", ownStore, func(f *fault) { f.resets(f.toStore) }},
 		{"store: slow connections", ownStore, func(f *fault) {

@@ -277,7 +277,7 @@ func (r *rig) command(ctx context.Context, args ...string) *exec.Cmd {
 		}
 	case "topics", "tail":
 		args = append(args, "--kafka", kafka)
-	case "verify":
+	case "verify", "rebuild", "speak":
 		args = append(args, "--kafka", kafka, "--redis", r.redis, "--identity-secret", secret, "--data-dir", r.data())
 	}
 	c := exec.CommandContext(ctx, filepath.Join(binaries, "sillage"), args...)

@@ -183,7 +183,8 @@ func TestRetentionOvertakesAReader(t *testing.T) {
 }
 
 // TestTopicMadeAgain: state of the old topic is not continued with the new one.
-// The operator's way on is to drop that state: then it is that of the new log.
+// The operator's way on is to drop it: then it is that of the new log, without a
+// restart of anybody.
 func TestTopicMadeAgain(t *testing.T) {
 	s := newStage(t, "recreated")
 	for _, p := range s.folding() {
@@ -196,15 +197,8 @@ func TestTopicMadeAgain(t *testing.T) {
 	s.halted("churn.customers", "belongs to another log", partitions)
 	s.halted("recommender.visitors", "belongs to another log", partitions)
 	s.events(500)
-	for _, p := range s.folding() {
-		p.Stop()
-	}
-	if err := s.say("FLUSHALL"); err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range s.folding() {
-		p.Start()
-	}
+	s.run("rebuild", "churn.customers", "--drop")
+	s.run("rebuild", "recommender.visitors", "--drop")
 	s.live()
 	s.equal("churn.customers", "recommender.visitors", "restock.products")
 	s.stop()
@@ -287,7 +281,8 @@ func TestStoreOutOfMemory(t *testing.T) {
 }
 
 // TestMarksLost: a processor that does not know what it has published folds and
-// keeps silent, and says so.
+// keeps silent, and says so, until the operator says from where on it is to speak:
+// then everything is published that was not.
 func TestMarksLost(t *testing.T) {
 	s := newStage(t, "marks")
 	p := s.service("churn")
@@ -302,6 +297,13 @@ func TestMarksLost(t *testing.T) {
 		text, err := get("http://" + s.admin["churn"] + "/metrics")
 		return err == nil && len(silent.FindAllString(text, -1)) == partitions
 	})
+	s.run("speak", "churn.customers", "--from", "mark")
+	s.until("it speaks", func() bool {
+		text, err := get("http://" + s.admin["churn"] + "/metrics")
+		return err == nil && len(silent.FindAllString(text, -1)) == 0
+	})
+	s.live()
+	s.equal("churn.customers")
 	s.stop()
 }
 

@@ -226,6 +226,20 @@ func (p *Process) Stop() {
 	}
 }
 
+// DiskFull lets every write of a process to a file fail, or lets it write again,
+// as a file system does that is full and has room again. It needs no rights: the
+// process may make its files no longer ("file too large").
+func DiskFull(t testing.TB, pid int, full bool) {
+	t.Helper()
+	limit := "unlimited:"
+	if full {
+		limit = "1:"
+	}
+	if out, err := exec.Command("prlimit", "--pid", strconv.Itoa(pid), "--fsize="+limit).CombinedOutput(); err != nil {
+		t.Errorf("limit the files of process %d: %v: %s", pid, err, out)
+	}
+}
+
 // Freeze stops the process in the middle of whatever it does, as a long pause of
 // its machine would; Thaw lets it go on.
 func (p *Process) Freeze() { signal(p.t, p.Pid(), syscall.SIGSTOP) }

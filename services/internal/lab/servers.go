@@ -108,13 +108,20 @@ func (s *Server) Terminate(n int) { s.Signal(n, syscall.SIGTERM); s.gone(n) }
 
 func (s *Server) gone(n int) {
 	s.t.Helper()
+	if !s.Ends(n) {
+		s.t.Errorf("%s: node %d has not ended", s.script, n)
+	}
+}
+
+// Ends waits until node n is gone, for a minute at most.
+func (s *Server) Ends(n int) bool {
 	for range 600 {
 		if s.Pid(n) == 0 {
-			return
+			return true
 		}
 		pause()
 	}
-	s.t.Errorf("%s: node %d has not ended", s.script, n)
+	return false
 }
 
 // Freeze stops node n in the middle of whatever it does; Thaw lets it go on.
