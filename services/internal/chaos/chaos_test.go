@@ -63,10 +63,13 @@ func TestMain(m *testing.M) {
 }
 
 // Bounds of a run. Faults on two cores beside other work take their time: what is
-// measured stands in the ledger, and these only tell slow from never.
+// measured stands in the ledger, and these only tell slow from never. Who has lost
+// the store folds the log from its start, and those behind wait for that: so many
+// events a second at least.
 const (
 	recoverWithin = 2 * time.Minute
 	settleWithin  = 5 * time.Minute
+	foldsAtLeast  = 10_000
 	// before a fault, and, now and then, into the recovery of the one before.
 	leastPause, mostPause = 100 * time.Millisecond, 1200 * time.Millisecond
 	overlapping           = .15
@@ -196,7 +199,7 @@ func (r *rig) breakAndJudge(all []kind) *ledger {
 			clean = false
 			continue
 		}
-		took, err := r.recovered(t.Context(), recoverWithin)
+		took, err := r.recovered(t.Context(), recoverWithin+foldedWithin(sent.acked.Load()))
 		if err != nil {
 			t.Fatalf("fault %d, %s: %v; halted: %v", n, k.name, err, r.halts())
 		}
@@ -215,12 +218,17 @@ func (r *rig) breakAndJudge(all []kind) *ledger {
 	sent.finish()
 	led.Plain = beside.finish()
 	summary := <-imported
-	if err := r.settle(t.Context(), settleWithin); err != nil {
+	if err := r.settle(t.Context(), settleWithin+foldedWithin(sent.acked.Load())); err != nil {
 		t.Fatalf("all is healed, and it does not come to rest: %v; halted: %v", err, r.halts())
 	}
 	r.judge(led, sent, p, summary)
 	r.stop()
 	return led
+}
+
+// foldedWithin is how long a log of so many events may take to be folded.
+func foldedWithin(events int64) time.Duration {
+	return time.Duration(events/foldsAtLeast) * time.Second
 }
 
 // replay imports a file, and starts again where that ends: a replay goes on where
