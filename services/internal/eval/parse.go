@@ -225,10 +225,10 @@ func digits(b []byte, n int) (int, []byte, bool) {
 	return v, b[n:], true
 }
 
-// upTo reads one to n digits.
-func upTo(b []byte, n int) (int, []byte, bool) {
+// pair reads one or two digits.
+func pair(b []byte) (int, []byte, bool) {
 	v, i := 0, 0
-	for i < n && i < len(b) && b[i] >= '0' && b[i] <= '9' {
+	for i < 2 && i < len(b) && b[i] >= '0' && b[i] <= '9' {
 		v = 10*v + int(b[i]-'0')
 		i++
 	}
@@ -243,7 +243,7 @@ func isoTime(b []byte, in *time.Location) (time.Time, bool) {
 		return time.Time{}, false
 	}
 	sep := b[0]
-	m, b, ok := upTo(b[1:], 2)
+	m, b, ok := pair(b[1:])
 	if !ok {
 		return time.Time{}, false
 	}
@@ -252,7 +252,7 @@ func isoTime(b []byte, in *time.Location) (time.Time, bool) {
 		if b[0] != sep {
 			return time.Time{}, false
 		}
-		if d, b, ok = upTo(b[1:], 2); !ok {
+		if d, b, ok = pair(b[1:]); !ok {
 			return time.Time{}, false
 		}
 	}
@@ -276,12 +276,12 @@ func compactDate(b []byte, in *time.Location) (time.Time, bool) {
 // slashed reads 02/01/2006, 2.1.2006 or 02-01-2006, the day or the month first.
 func slashed(dayFirst bool) func(b []byte, in *time.Location) (time.Time, bool) {
 	return func(b []byte, in *time.Location) (time.Time, bool) {
-		d, b, ok := upTo(b, 2)
+		d, b, ok := pair(b)
 		if !ok || len(b) == 0 || b[0] != '/' && b[0] != '.' && b[0] != '-' {
 			return time.Time{}, false
 		}
 		sep := b[0]
-		m, b, ok := upTo(b[1:], 2)
+		m, b, ok := pair(b[1:])
 		if !ok || len(b) == 0 || b[0] != sep {
 			return time.Time{}, false
 		}
@@ -311,7 +311,7 @@ func clock(y, m, d int, b []byte, in *time.Location) (time.Time, bool) {
 		if b[0] != ' ' && b[0] != 'T' && b[0] != 't' {
 			return time.Time{}, false
 		}
-		if hour, b, ok = upTo(b[1:], 2); !ok || len(b) == 0 || b[0] != ':' {
+		if hour, b, ok = pair(b[1:]); !ok || len(b) == 0 || b[0] != ':' {
 			return time.Time{}, false
 		}
 		if minute, b, ok = digits(b[1:], 2); !ok {

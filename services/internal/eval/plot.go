@@ -6,6 +6,8 @@ import (
 	"image/color"
 	"math"
 	"slices"
+	"strconv"
+	"time"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/font"
@@ -97,7 +99,17 @@ func (p Plot) png(s shades) (data []byte, err error) {
 		pl.Y.Min, pl.Y.Max = p.RangeY[0], p.RangeY[1]
 	}
 	c := vgimg.NewWith(vgimg.UseWH(plotWidth, plotHeight), vgimg.UseDPI(plotDPI), vgimg.UseBackgroundColor(s.paper))
-	pl.Draw(draw.Crop(draw.New(c), 0, -.12*vg.Inch, 0, -.08*vg.Inch))
+	area := draw.Crop(draw.New(c), .1*vg.Inch, -.16*vg.Inch, .08*vg.Inch, -.1*vg.Inch)
+	// The legend stands beside the plot, where it hides nothing.
+	legend := pl.Legend
+	pl.Legend = plot.NewLegend()
+	size := legend.Rectangle(area)
+	if wide := size.Max.X - size.Min.X; wide > 0 {
+		legend.YOffs = -.35 * vg.Inch
+		legend.Draw(area)
+		area = draw.Crop(area, 0, -wide-.1*vg.Inch, 0, 0)
+	}
+	pl.Draw(area)
 	var b bytes.Buffer
 	if _, err := (vgimg.PngCanvas{Canvas: c}).WriteTo(&b); err != nil {
 		return nil, fmt.Errorf("plot %s: %w", p.Name, err)
@@ -114,10 +126,11 @@ func (p Plot) frame(pl *plot.Plot, s shades) {
 	for _, a := range []*plot.Axis{&pl.X, &pl.Y} {
 		a.Label.TextStyle.Font, a.Label.TextStyle.Color, a.Label.Padding = sans(10), s.ink, 4
 		a.Tick.Label.Font, a.Tick.Label.Color = sans(9), s.ink
-		a.LineStyle.Color, a.Tick.LineStyle.Color = s.ink, s.ink
-		a.LineStyle.Width, a.Tick.LineStyle.Width = .6, .6
+		a.Color, a.Tick.Color = s.ink, s.ink
+		a.Width, a.Tick.Width = .6, .6
 	}
 	pl.X.Label.Text, pl.Y.Label.Text = p.X, p.Y
+	pl.X.Tick.Marker, pl.Y.Tick.Marker = plot.TickerFunc(roundTicks), plot.TickerFunc(roundTicks)
 	if p.LogX {
 		pl.X.Scale, pl.X.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
 	}
@@ -125,7 +138,7 @@ func (p Plot) frame(pl *plot.Plot, s shades) {
 		pl.Y.Scale, pl.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
 	}
 	if p.TimeX {
-		pl.X.Tick.Marker = plot.TimeTicks{Format: "2006-01-02"}
+		pl.X.Tick.Marker = plot.TickerFunc(dayTicks)
 	}
 	grid := plotter.NewGrid()
 	grid.Horizontal.Color, grid.Vertical.Color = s.faint, s.faint
@@ -136,7 +149,47 @@ func (p Plot) frame(pl *plot.Plot, s shades) {
 	}
 	pl.Add(grid)
 	pl.Legend.TextStyle.Font, pl.Legend.TextStyle.Color = sans(9), s.ink
-	pl.Legend.Top, pl.Legend.Padding, pl.Legend.ThumbnailWidth = true, 2, 18
+	pl.Legend.Top, pl.Legend.Padding, pl.Legend.ThumbnailWidth = true, 3, 16
+}
+
+// roundTicks are at most eight labels at multiples of 1, 2 or 5.
+func roundTicks(lo, hi float64) []plot.Tick {
+	if !(hi > lo) {
+		return nil
+	}
+	step := math.Pow(10, math.Floor(math.Log10((hi-lo)/7)))
+	for _, m := range []float64{1, 2, 5, 10} {
+		if (hi-lo)/(m*step) <= 7 {
+			step *= m
+			break
+		}
+	}
+	digits := max(0, int(math.Ceil(-math.Log10(step)-1e-9)))
+	var ticks []plot.Tick
+	for k := math.Ceil(lo/step - 1e-9); k*step <= hi+1e-9*step; k++ {
+		ticks = append(ticks, plot.Tick{Value: k * step, Label: strconv.FormatFloat(k*step+0, 'f', digits, 64)})
+	}
+	return ticks
+}
+
+// dayTicks are at most six dates, at midnight UTC.
+func dayTicks(lo, hi float64) []plot.Tick {
+	const day = 86400
+	step := float64(day)
+	for _, days := range []float64{1, 2, 7, 14, 28, 91, 182, 365, 3650} {
+		step = days * day
+		if (hi-lo)/step <= 5 {
+			break
+		}
+	}
+	var ticks []plot.Tick
+	for at := math.Ceil(lo/day) * day; at <= hi && len(ticks) < 50; at += step {
+		ticks = append(ticks, plot.Tick{Value: at, Label: time.Unix(int64(at), 0).UTC().Format(time.DateOnly)})
+	}
+	if len(ticks) < 2 { // within a day
+		ticks = []plot.Tick{{Value: lo, Label: time.Unix(int64(lo), 0).UTC().Format("2006-01-02 15:04")}, {Value: hi, Label: time.Unix(int64(hi), 0).UTC().Format("2006-01-02 15:04")}}
+	}
+	return ticks
 }
 
 // shown tells whether a point can stand on the axes.
@@ -171,7 +224,7 @@ func (p Plot) lines(pl *plot.Plot, s shades) error {
 				return err
 			}
 			band.Color = color.NRGBA{col.R, col.G, col.B, 45}
-			band.LineStyle.Width = 0
+			band.Width = 0
 			pl.Add(band)
 		}
 		if err := addLine(pl, l, xy, col); err != nil {
@@ -183,8 +236,12 @@ func (p Plot) lines(pl *plot.Plot, s shades) error {
 		pl.Title.Text += " (nothing to show)"
 		return nil
 	}
-	if !p.LogY { // room for the legend
-		pl.Y.Max += .04 * (pl.Y.Max - pl.Y.Min)
+	if !p.LogY { // a curve does not run along the frame
+		room := .04 * (pl.Y.Max - pl.Y.Min)
+		if pl.Y.Min != 0 {
+			pl.Y.Min -= room
+		}
+		pl.Y.Max += room
 	}
 	if pl.X.Max <= pl.X.Min || p.LogX && pl.X.Max < 1.01*pl.X.Min {
 		pl.X.Min, pl.X.Max = pl.X.Min-.5*math.Abs(pl.X.Min)-.01, pl.X.Max+.5*math.Abs(pl.X.Max)+.01
@@ -231,7 +288,7 @@ func (p Plot) bars(pl *plot.Plot, s shades) error {
 		return fmt.Errorf("bars without categories")
 	}
 	sets := len(p.Bars)
-	width := (plotWidth - 1.2*vg.Inch) / vg.Length(len(p.Categories)) * .8 / vg.Length(sets)
+	width := (plotWidth - 2.2*vg.Inch) / vg.Length(len(p.Categories)) * .8 / vg.Length(sets)
 	width = min(width, .6*vg.Inch)
 	for i, b := range p.Bars {
 		values := make(plotter.Values, len(p.Categories))
@@ -260,9 +317,8 @@ func (p Plot) bars(pl *plot.Plot, s shades) error {
 		pl.X.Tick.Label.XAlign = draw.XRight
 		pl.X.Tick.Label.YAlign = draw.YCenter
 	}
-	if sets > 1 {
-		pl.Y.Max += .12 * (pl.Y.Max - min(pl.Y.Min, 0))
-	}
+	pl.Y.Max += .04 * (pl.Y.Max - min(pl.Y.Min, 0))
+	pl.X.Min, pl.X.Max = -.6, float64(len(p.Categories))-.4
 	return nil
 }
 

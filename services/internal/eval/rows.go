@@ -142,8 +142,7 @@ func (r *rows) quoted(i int) (int, error) {
 				if errors.Is(err, io.EOF) {
 					return i, &RowError{Line: r.first, Column: len(r.ends) + 1, Why: `a quote that opens here is never closed: close it, or write it twice ("") where it belongs to the text`}
 				}
-				var row *RowError
-				if errors.As(err, &row) {
+				if row, ok := errors.AsType[*RowError](err); ok {
 					row.Column = len(r.ends) + 1
 				}
 				return i, err
