@@ -38,6 +38,11 @@ type Config struct {
 	PopularDays  float64 // half-life of the popular counter
 	WalkFanout   int     // neighbours followed in the first hop of the two-hop walk
 
+	LearningRate float64 // of the ranker's steps
+	PriorPull    float64 // of its weights towards where they began, per step
+	LearnWarm    int     // events of a head that all teach
+	LearnEvery   int     // then one session in so many teaches; 0 is none ever
+
 	TrendingFloor float64 // decayed events of the last day (or week) below which nothing is called trending
 }
 
@@ -49,8 +54,9 @@ func DefaultConfig() Config {
 		PostingsPerItem: 500, NeighboursPerItem: 64, TopItems: 200,
 		MaxCandidates: 2048, MaxAnswers: 100,
 		QueryItems: 8, M: 2000, K: 150,
-		QueryStep: 3, MatchStep: 8, Distance: 1.5, Backward: .5, AgeDays: 40, IDFWeight: 3, CountedStep: 1,
-		Steps: 8, PairGapHours: .25, PairDays: 21, PopularDays: 30, WalkFanout: 10,
+		QueryStep: 3, MatchStep: 8, Distance: 1.5, Backward: .5, AgeDays: 80, IDFWeight: 3, CountedStep: 1,
+		Steps: 8, PairGapHours: .25, PairDays: 60, PopularDays: 30, WalkFanout: 10,
+		LearningRate: .1, PriorPull: 1e-5, LearnWarm: 5000, LearnEvery: 8,
 		TrendingFloor: 2,
 	}
 }
@@ -95,6 +101,10 @@ func (c Config) Validate() error {
 	real("pair-gap-hours", c.PairGapHours, 0.01, 1e6)
 	real("pair-days", c.PairDays, 0.01, 1e5)
 	real("popular-days", c.PopularDays, 0.01, 1e5)
+	whole("learn-warm", c.LearnWarm, 0, 1<<40)
+	whole("learn-every", c.LearnEvery, 0, 1<<30)
+	real("learning-rate", c.LearningRate, 0, 10)
+	real("prior-pull", c.PriorPull, 0, 1)
 	real("trending-floor", c.TrendingFloor, 0, 1e9)
 	return errors.Join(errs...)
 }

@@ -1,0 +1,3 @@
+package recommend
+
+type deep struct{}
