@@ -132,10 +132,10 @@ func (p Plot) frame(pl *plot.Plot, s shades) {
 	pl.X.Label.Text, pl.Y.Label.Text = p.X, p.Y
 	pl.X.Tick.Marker, pl.Y.Tick.Marker = plot.TickerFunc(roundTicks), plot.TickerFunc(roundTicks)
 	if p.LogX {
-		pl.X.Scale, pl.X.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+		pl.X.Scale, pl.X.Tick.Marker = plot.LogScale{}, plot.TickerFunc(decadeTicks)
 	}
 	if p.LogY {
-		pl.Y.Scale, pl.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+		pl.Y.Scale, pl.Y.Tick.Marker = plot.LogScale{}, plot.TickerFunc(decadeTicks)
 	}
 	if p.TimeX {
 		pl.X.Tick.Marker = plot.TickerFunc(dayTicks)
@@ -168,6 +168,30 @@ func roundTicks(lo, hi float64) []plot.Tick {
 	var ticks []plot.Tick
 	for k := math.Ceil(lo/step - 1e-9); k*step <= hi+1e-9*step; k++ {
 		ticks = append(ticks, plot.Tick{Value: k * step, Label: strconv.FormatFloat(k*step+0, 'f', digits, 64)})
+	}
+	return ticks
+}
+
+// decadeTicks are powers of ten with labels, and their multiples without; where
+// there is only one power, multiples of 2 and 5 have labels too.
+func decadeTicks(lo, hi float64) []plot.Tick {
+	if !(lo > 0) || !(hi > lo) {
+		return nil
+	}
+	wide := hi/lo > 30
+	var ticks []plot.Tick
+	for e := math.Floor(math.Log10(lo)); e <= math.Log10(hi); e++ {
+		for m := 1; m <= 9; m++ {
+			v := float64(m) * math.Pow(10, e)
+			if v < lo*(1-1e-9) || v > hi*(1+1e-9) {
+				continue
+			}
+			t := plot.Tick{Value: v}
+			if m == 1 || !wide && (m == 2 || m == 5) {
+				t.Label = strconv.FormatFloat(v, 'f', max(0, int(-e)), 64)
+			}
+			ticks = append(ticks, t)
+		}
 	}
 	return ticks
 }

@@ -501,6 +501,9 @@ func (s *input) explain(err error, line int64) error {
 // Has tells whether the file has a column.
 func (t *Table) Has(c int) bool { return t.at[c] >= 0 }
 
+// Name is what a column is called in messages.
+func (t *Table) Name(c int) string { return t.cols[c].Name }
+
 // Next goes to the next row, and tells whether there is one. Rows that have too
 // few or too many fields are rejected here.
 func (t *Table) Next() bool {
