@@ -116,7 +116,7 @@ func New(cfg Config) *Index {
 		cfg: cfg, id: map[string]uint32{}, session: map[uint64]uint32{},
 		texts: map[string]uint32{"": 0}, text: []string{""}, shelves: make([]shelf, 1),
 	}
-	x.ranker.reset(&x.cfg)
+	x.ranker.reset()
 	x.posts.cap = cfg.PostingsPerItem
 	for r := range x.near {
 		x.near[r].keep = cfg.NeighboursPerItem
