@@ -53,10 +53,10 @@ func DefaultConfig() Config {
 	return Config{
 		MaxItems: 200_000, MaxSessions: 250_000, SessionLength: 20,
 		PostingsPerItem: 500, NeighboursPerItem: 64, TopItems: 200,
-		MaxCandidates: 2048, MaxAnswers: 100,
-		QueryItems: 8, M: 2000, K: 150,
+		MaxCandidates: 512, MaxAnswers: 100,
+		QueryItems: 8, M: 1000, K: 120,
 		QueryStep: 3, MatchStep: 8, Distance: 1.5, Backward: .5, AgeDays: 80, IDFWeight: 3, CountedStep: 1,
-		Steps: 8, PairGapHours: .25, PairDays: 60, PopularDays: 30, WalkFanout: 10,
+		Steps: 6, PairGapHours: .25, PairDays: 60, PopularDays: 30, WalkFanout: 10,
 		LearningRate: .15, PriorPull: 1e-5, SecondRate: .07, LearnWarm: 5000, LearnEvery: 4,
 		TrendingFloor: 2,
 	}

@@ -184,7 +184,7 @@ func (x *Index) trending(q *Query, s *Scratch, dst []Answer, n int) []Answer {
 			return dst
 		}
 		worth[w] = x.win[w].worth(q.Now)
-		most := float64(x.items[x.top[w][0]].count[w]) * worth[w]
+		most := float64(x.heaviest(w)) * worth[w]
 		scale[w] = worth[w] / max(most, x.cfg.TrendingFloor, 1e-9) / float64(Month)
 	}
 	s.heap = s.heap[:0]
@@ -237,22 +237,25 @@ func (x *Index) trending(q *Query, s *Scratch, dst []Answer, n int) []Answer {
 // popular appends what was looked at over the last weeks, in relation to the
 // first of the list.
 func (x *Index) popular(q *Query, s *Scratch, dst []Answer, n int) []Answer {
+	s.heap = s.heap[:0]
 	for _, i := range x.top[Month] {
-		if n == 0 {
-			break
-		}
-		if !x.take(q, s, i) {
+		s.heap = append(s.heap, ranked{float64(x.items[i].count[Month]), i, 0})
+	}
+	s.heapify()
+	most := float64(x.heaviest(Month))
+	for n > 0 && len(s.heap) > 0 {
+		r := s.pop()
+		if !x.take(q, s, r.item) {
 			continue
 		}
 		n--
-		it := &x.items[i]
-		s.reasons = append(s.reasons, Reason{Kind: PopularItem, Count: it.sessions, Share: 1})
+		s.reasons = append(s.reasons, Reason{Kind: PopularItem, Count: x.items[r.item].sessions, Share: 1})
 		score := 0.0
-		if most := x.items[x.top[Month][0]].count[Month]; most > 0 {
-			score = float64(it.count[Month] / most)
+		if most > 0 {
+			score = r.score / most
 		}
 		dst = append(dst, Answer{
-			Item: x.ids[i], Name: x.names[i], Score: score, Level: Popular,
+			Item: x.ids[r.item], Name: x.names[r.item], Score: score, Level: Popular,
 			Reasons: slices.Clip(s.reasons[len(s.reasons)-1:]),
 		})
 	}

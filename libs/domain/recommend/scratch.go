@@ -20,10 +20,9 @@ type slotMark struct {
 // candidate is an item that may be answered, with what each source says.
 type candidate struct {
 	item uint32
-	via  uint32 // item of the strongest walk to it
-	most float32
+	via  uint32 // item of the strongest first hop that led to it
 	from [sources]float32
-}
+} // 64 bytes: one cache line
 
 // ranked is an element of a heap: a candidate or item with its score.
 type ranked struct {

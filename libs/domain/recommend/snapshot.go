@@ -1,7 +1,6 @@
 package recommend
 
 import (
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -368,6 +367,9 @@ func (x *Index) restoreTop(d *decoder) {
 			}
 			x.top[w] = append(x.top[w], i)
 			x.items[i].rank[w] = uint16(len(x.top[w]))
+			if p := len(x.top[w]) - 1; x.items[x.top[w][max(p-1, 0)/2]].count[w] > x.items[i].count[w] {
+				d.fail("a top list is out of order")
+			}
 		})
 		if d.err == nil && size != x.cfg.TopItems {
 			x.rebuildTop(Window(w))
@@ -399,16 +401,11 @@ func (x *Index) rebuildTop(w Window) {
 	x.top[w] = x.top[w][:0]
 	for i := range x.items {
 		x.items[i].rank[w] = 0
-		if x.items[i].used && x.items[i].count[w] > 0 {
-			x.top[w] = append(x.top[w], uint32(i))
-		}
 	}
-	slices.SortFunc(x.top[w], func(a, b uint32) int {
-		return cmp.Or(cmp.Compare(x.items[b].count[w], x.items[a].count[w]), cmp.Compare(a, b))
-	})
-	x.top[w] = slices.Clone(x.top[w][:min(len(x.top[w]), x.cfg.TopItems)])
-	for r, i := range x.top[w] {
-		x.items[i].rank[w] = uint16(r + 1)
+	for i := range x.items {
+		if x.items[i].used && x.items[i].count[w] > 0 {
+			x.rise(w, uint32(i))
+		}
 	}
 }
 
