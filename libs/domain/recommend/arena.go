@@ -221,7 +221,7 @@ func grow[T any](s []T, n int) []T {
 	if n <= cap(s) {
 		return s[:n]
 	}
-	t := make([]T, n, max(n, len(s)+len(s)/2))
+	t := make([]T, n, max(n, 2*len(s)))
 	copy(t, s)
 	return t
 }

@@ -153,11 +153,10 @@ func (x *Index) walk(q *Query, s *Scratch) {
 				if c == nil {
 					continue
 				}
-				p := e.w[k].total() * scale
-				c.from[fromWalk] += p
-				if p > c.most {
-					c.most, c.via = p, h.item
+				if c.from[fromWalk] == 0 {
+					c.via = h.item
 				}
+				c.from[fromWalk] += e.w[k].total() * scale
 			}
 		}
 	}
@@ -308,12 +307,11 @@ func (x *Index) neighbours(q *Query, s *Scratch) {
 		}
 	}
 	// Rare items say more: the factor 1 + w ln(N/n).
-	total := math.Log(float64(max(x.total, 1)))
+	total, w := log2(float32(max(x.total, 1))), float32(x.cfg.IDFWeight*math.Ln2)
 	for k := range s.cands {
 		c := &s.cands[k]
 		if c.from[fromSessions] > 0 {
-			idf := max(0, total-math.Log(float64(max(x.items[c.item].sessions, 1))))
-			c.from[fromSessions] *= float32(1 + x.cfg.IDFWeight*idf)
+			c.from[fromSessions] *= 1 + w*max(0, total-log2(float32(max(x.items[c.item].sessions, 1))))
 		}
 	}
 }

@@ -232,8 +232,8 @@ func (d *decoder) f64() float64 {
 		return 0
 	}
 	v := math.Float64frombits(binary.LittleEndian.Uint64(d.take(8)))
-	if !(v >= 0 && v <= math.MaxFloat64) {
-		d.fail("a weight of %g", v)
+	if !(v >= -math.MaxFloat64 && v <= math.MaxFloat64) {
+		d.fail("a number of %g", v)
 		return 0
 	}
 	return v

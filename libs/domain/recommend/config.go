@@ -40,6 +40,7 @@ type Config struct {
 
 	LearningRate float64 // of the ranker's steps
 	PriorPull    float64 // of its weights towards where they began, per step
+	SecondRate   float64 // of the second stage's steps; 0 is no second stage
 	LearnWarm    int     // events of a head that all teach
 	LearnEvery   int     // then one session in so many teaches; 0 is none ever
 
@@ -52,11 +53,11 @@ func DefaultConfig() Config {
 	return Config{
 		MaxItems: 200_000, MaxSessions: 250_000, SessionLength: 20,
 		PostingsPerItem: 500, NeighboursPerItem: 64, TopItems: 200,
-		MaxCandidates: 2048, MaxAnswers: 100,
-		QueryItems: 8, M: 2000, K: 150,
+		MaxCandidates: 512, MaxAnswers: 100,
+		QueryItems: 8, M: 1000, K: 120,
 		QueryStep: 3, MatchStep: 8, Distance: 1.5, Backward: .5, AgeDays: 80, IDFWeight: 3, CountedStep: 1,
-		Steps: 8, PairGapHours: .25, PairDays: 60, PopularDays: 30, WalkFanout: 10,
-		LearningRate: .1, PriorPull: 1e-5, LearnWarm: 5000, LearnEvery: 8,
+		Steps: 6, PairGapHours: .25, PairDays: 60, PopularDays: 30, WalkFanout: 10,
+		LearningRate: .15, PriorPull: 1e-5, SecondRate: .07, LearnWarm: 5000, LearnEvery: 4,
 		TrendingFloor: 2,
 	}
 }
@@ -104,6 +105,7 @@ func (c Config) Validate() error {
 	whole("learn-warm", c.LearnWarm, 0, 1<<40)
 	whole("learn-every", c.LearnEvery, 0, 1<<30)
 	real("learning-rate", c.LearningRate, 0, 10)
+	real("second-rate", c.SecondRate, 0, 10)
 	real("prior-pull", c.PriorPull, 0, 1)
 	real("trending-floor", c.TrendingFloor, 0, 1e9)
 	return errors.Join(errs...)

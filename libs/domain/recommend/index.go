@@ -84,7 +84,7 @@ type Index struct {
 	near  [relations]edges
 	pair  decay
 	win   [windows]decay
-	top   [windows][]uint32 // heaviest first
+	top   [windows][]uint32 // the heaviest items, as heaps with the lightest first
 
 	latest  int64
 	refused uint64
@@ -116,7 +116,7 @@ func New(cfg Config) *Index {
 		cfg: cfg, id: map[string]uint32{}, session: map[uint64]uint32{},
 		texts: map[string]uint32{"": 0}, text: []string{""}, shelves: make([]shelf, 1),
 	}
-	x.ranker.reset(&x.cfg)
+	x.ranker.reset()
 	x.posts.cap = cfg.PostingsPerItem
 	for r := range x.near {
 		x.near[r].keep = cfg.NeighboursPerItem
@@ -324,9 +324,11 @@ func (x *Index) drop(n int) {
 		x.visits[s].n = uint8(k)
 	}
 	for w := range x.top {
-		x.top[w] = slices.DeleteFunc(x.top[w], func(i uint32) bool { return x.gone[i] })
-		for r, i := range x.top[w] {
-			x.items[i].rank[w] = uint16(r + 1)
+		left := slices.DeleteFunc(x.top[w], func(i uint32) bool { return x.gone[i] })
+		x.top[w] = left[:0]
+		for _, i := range left {
+			x.top[w] = append(x.top[w], i)
+			x.settle(Window(w), len(x.top[w])-1, i)
 		}
 	}
 	for i := range x.items {
@@ -553,32 +555,67 @@ func (x *Index) bump(j uint32, at int64, kind Kind) {
 	x.climb(j)
 }
 
-// rise restores the order of a top list after the count of j went up. Since
-// stored counts only ever grow, an item outside the list can enter only when it
-// is counted itself, so the list is exact.
+// rise restores the order of a top list after the count of j went up. The list
+// is a heap with its lightest item first. Since stored counts only ever grow, an
+// item outside it can enter only when it is counted itself, so it holds the
+// heaviest exactly.
 func (x *Index) rise(w Window, j uint32) {
 	top := x.top[w]
 	p := int(x.items[j].rank[w]) - 1
 	if p < 0 {
-		switch {
-		case len(top) < x.cfg.TopItems:
-			top = append(top, j)
-			x.top[w] = top
-		case x.items[j].count[w] > x.items[top[len(top)-1]].count[w]:
-			x.items[top[len(top)-1]].rank[w] = 0
-			top[len(top)-1] = j
-		default:
+		if len(top) < x.cfg.TopItems { // at the end, and up to where it belongs
+			x.top[w] = append(top, j)
+			x.settle(w, len(top), j)
 			return
 		}
-		p = len(top) - 1
+		if x.items[j].count[w] <= x.items[top[0]].count[w] {
+			return
+		}
+		x.items[top[0]].rank[w] = 0
+		p = 0
 	}
-	for p > 0 && x.items[j].count[w] > x.items[top[p-1]].count[w] {
-		top[p] = top[p-1]
+	for { // heavier than before: down
+		c := 2*p + 1
+		if c >= len(top) {
+			break
+		}
+		if c+1 < len(top) && x.items[top[c+1]].count[w] < x.items[top[c]].count[w] {
+			c++
+		}
+		if x.items[top[c]].count[w] >= x.items[j].count[w] {
+			break
+		}
+		top[p] = top[c]
 		x.items[top[p]].rank[w] = uint16(p + 1)
-		p--
+		p = c
 	}
 	top[p] = j
 	x.items[j].rank[w] = uint16(p + 1)
+}
+
+// settle moves an item at the end of a top list up to where it belongs.
+func (x *Index) settle(w Window, p int, j uint32) {
+	top := x.top[w]
+	for p > 0 {
+		parent := (p - 1) / 2
+		if x.items[top[parent]].count[w] <= x.items[j].count[w] {
+			break
+		}
+		top[p] = top[parent]
+		x.items[top[p]].rank[w] = uint16(p + 1)
+		p = parent
+	}
+	top[p] = j
+	x.items[j].rank[w] = uint16(p + 1)
+}
+
+// heaviest returns the largest count of a window, 0 where there is none.
+func (x *Index) heaviest(w Window) float32 {
+	most := float32(0)
+	for _, i := range x.top[w] {
+		most = max(most, x.items[i].count[w])
+	}
+	return most
 }
 
 // Product is what the catalogue said of an item.

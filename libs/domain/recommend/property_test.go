@@ -2,6 +2,7 @@ package recommend
 
 import (
 	"bytes"
+	stdcmp "cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -76,7 +77,7 @@ func verify(t interface {
 			t.Errorf("top list %d has %d items", w, len(top))
 		}
 		for r, i := range top {
-			if !known(i) || int(x.items[i].rank[w]) != r+1 || r > 0 && x.items[top[r-1]].count[w] < x.items[i].count[w] {
+			if !known(i) || int(x.items[i].rank[w]) != r+1 || r > 0 && x.items[top[(r-1)/2]].count[w] > x.items[i].count[w] {
 				t.Errorf("top list %d place %d: item %d out of order", w, r, i)
 			}
 		}
@@ -119,12 +120,7 @@ func heaviest(x *Index, w Window) []float32 {
 			all = append(all, x.items[i].count[w])
 		}
 	}
-	slices.SortFunc(all, func(a, b float32) int {
-		if a > b {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(all, func(a, b float32) int { return stdcmp.Compare(b, a) })
 	return all[:min(len(all), x.cfg.TopItems)]
 }
 
@@ -321,6 +317,7 @@ func TestTopListsAreExact(t *testing.T) {
 					got = append(got, c)
 				}
 			}
+			slices.SortFunc(got, func(a, b float32) int { return stdcmp.Compare(b, a) })
 			if diff := cmp.Diff(heaviest(x, w), got); diff != "" {
 				t.Fatalf("%s (-want +got)\n%s", w, diff)
 			}

@@ -100,7 +100,8 @@ var prior = [heads]row{
 // towards the prior. A bucket's weights are what all buckets share plus its own,
 // so that a rare bucket starts from the others' experience.
 type ranker struct {
-	head [heads]head
+	head   [heads]head
+	second network // behind the browsing head
 }
 
 type head struct {
@@ -113,7 +114,8 @@ type head struct {
 // coordinates are weights with their sums of squared gradients.
 type coordinates struct{ w, g row }
 
-func (r *ranker) reset(_ *Config) {
+func (r *ranker) reset() {
+	r.second.reset()
 	for h := range r.head {
 		r.head[h] = head{shared: coordinates{w: prior[h]}}
 		for b := range r.head[h].sum {
@@ -291,6 +293,17 @@ func (x *Index) Learn(q Query, target string, s *Scratch) bool {
 	}
 	x.describe(&q, s)
 	x.judge(&q, s)
+	h := headOf(q.Surface)
+	if h == browseHead && x.cfg.SecondRate > 0 {
+		s.pile()
+		x.lookAgain(s)
+		for k := range s.looks {
+			if s.looks[k].place == place-1 {
+				x.ranker.second.teach(s.looks, k, float32(x.cfg.SecondRate))
+				break
+			}
+		}
+	}
 	var grad row
 	top, sum := softmax(s.logits)
 	for k := range s.cands {
@@ -305,7 +318,6 @@ func (x *Index) Learn(q Query, target string, s *Scratch) bool {
 	for f, v := range s.feats[place-1] {
 		grad[f] -= v
 	}
-	h := headOf(q.Surface)
 	x.ranker.head[h].step(bucketOf(len(s.query)), &x.cfg, h, &grad)
 	return true
 }

@@ -95,7 +95,7 @@ func (x *Index) evidence(s *Scratch, c *candidate, kind ReasonKind) (Reason, boo
 		}
 		return r, r.Count > 0
 	case RelatedThrough:
-		if c.most <= 0 {
+		if c.from[fromWalk] <= 0 {
 			return r, false
 		}
 		t, ok := x.near[viewed].find(&x.items[c.via].near[viewed], c.item)

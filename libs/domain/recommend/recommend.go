@@ -44,10 +44,7 @@ func (x *Index) score(q *Query, s *Scratch) {
 	if q.Method == Hybrid {
 		x.describe(q, s)
 		x.judge(q, s)
-		top, sum := softmax(s.logits)
-		for k := range s.cands {
-			s.heap = append(s.heap, ranked{math.Exp(float64(s.logits[k]-top)) / sum, s.cands[k].item, uint32(k)})
-		}
+		s.pile()
 		return
 	}
 	for k := range s.cands {
@@ -55,6 +52,15 @@ func (x *Index) score(q *Query, s *Scratch) {
 			s.heap = append(s.heap, ranked{float64(v), s.cands[k].item, uint32(k)})
 		}
 	}
+}
+
+// pile makes a heap of the candidates by their logits.
+func (s *Scratch) pile() {
+	s.heap = s.heap[:0]
+	for k, l := range s.logits {
+		s.heap = append(s.heap, ranked{float64(l), s.cands[k].item, uint32(k)})
+	}
+	s.heapify()
 }
 
 // by is the score of a plain method.
@@ -71,22 +77,74 @@ func (c *candidate) by(m Method) float32 {
 
 // rank appends the best candidates.
 func (x *Index) rank(q *Query, s *Scratch, dst []Answer, n int) []Answer {
-	s.heapify()
+	if len(s.heap) == 0 {
+		return dst
+	}
 	level := Personal
 	if len(s.query) == 1 {
 		level = Item
 	}
-	for n > 0 && len(s.heap) > 0 {
-		r := s.pop()
+	put := func(r ranked, score float64) {
 		if !x.take(q, s, r.item) {
-			continue
+			return
 		}
 		n--
-		a := Answer{Item: x.ids[r.item], Name: x.names[r.item], Score: r.score, Level: level}
+		a := Answer{Item: x.ids[r.item], Name: x.names[r.item], Score: score, Level: level}
 		if !q.Bare {
 			a.Reasons = x.explain(q, s, int(r.place))
 		}
 		dst = append(dst, a)
+	}
+	if q.Method != Hybrid {
+		for s.heapify(); n > 0 && len(s.heap) > 0; {
+			r := s.pop()
+			put(r, r.score)
+		}
+		return dst
+	}
+	top, sum := softmax(s.logits)
+	score := func(logit float64) float64 { return math.Exp(logit-float64(top)) / sum }
+	least := 1.0
+	if x.ranker.second.on && x.cfg.SecondRate > 0 && headOf(q.Surface) == browseHead {
+		x.lookAgain(s)
+		// Of the probability that the linear ranker gives them all together, each
+		// gets its part by the second stage.
+		before, after := 0.0, 0.0
+		for k := range s.looks {
+			before += score(float64(s.looks[k].logit))
+		}
+		x.ranker.second.refine(s.looks)
+		most := s.looks[0].logit
+		for k := range s.looks {
+			most = max(most, s.looks[k].logit)
+		}
+		for k := range s.looks {
+			after += math.Exp(float64(s.looks[k].logit - most))
+		}
+		rest := len(s.heap)
+		for k := range s.looks {
+			l := &s.looks[k]
+			s.heap = append(s.heap, ranked{math.Exp(float64(l.logit-most)) / after * before, s.cands[l.place].item, l.place})
+		}
+		again := s.heap[rest:]
+		slices.SortFunc(again, func(a, b ranked) int {
+			if a.before(b) {
+				return -1
+			}
+			return 1
+		})
+		for _, r := range again {
+			if n == 0 {
+				return dst
+			}
+			least = min(least, r.score)
+			put(r, r.score)
+		}
+		s.heap = s.heap[:rest]
+	}
+	for n > 0 && len(s.heap) > 0 {
+		r := s.pop()
+		put(r, min(least, score(r.score)))
 	}
 	return dst
 }
@@ -126,7 +184,7 @@ func (x *Index) trending(q *Query, s *Scratch, dst []Answer, n int) []Answer {
 			return dst
 		}
 		worth[w] = x.win[w].worth(q.Now)
-		most := float64(x.items[x.top[w][0]].count[w]) * worth[w]
+		most := float64(x.heaviest(w)) * worth[w]
 		scale[w] = worth[w] / max(most, x.cfg.TrendingFloor, 1e-9) / float64(Month)
 	}
 	s.heap = s.heap[:0]
@@ -179,22 +237,25 @@ func (x *Index) trending(q *Query, s *Scratch, dst []Answer, n int) []Answer {
 // popular appends what was looked at over the last weeks, in relation to the
 // first of the list.
 func (x *Index) popular(q *Query, s *Scratch, dst []Answer, n int) []Answer {
+	s.heap = s.heap[:0]
 	for _, i := range x.top[Month] {
-		if n == 0 {
-			break
-		}
-		if !x.take(q, s, i) {
+		s.heap = append(s.heap, ranked{float64(x.items[i].count[Month]), i, 0})
+	}
+	s.heapify()
+	most := float64(x.heaviest(Month))
+	for n > 0 && len(s.heap) > 0 {
+		r := s.pop()
+		if !x.take(q, s, r.item) {
 			continue
 		}
 		n--
-		it := &x.items[i]
-		s.reasons = append(s.reasons, Reason{Kind: PopularItem, Count: it.sessions, Share: 1})
+		s.reasons = append(s.reasons, Reason{Kind: PopularItem, Count: x.items[r.item].sessions, Share: 1})
 		score := 0.0
-		if most := x.items[x.top[Month][0]].count[Month]; most > 0 {
-			score = float64(it.count[Month] / most)
+		if most > 0 {
+			score = r.score / most
 		}
 		dst = append(dst, Answer{
-			Item: x.ids[i], Name: x.names[i], Score: score, Level: Popular,
+			Item: x.ids[r.item], Name: x.names[r.item], Score: score, Level: Popular,
 			Reasons: slices.Clip(s.reasons[len(s.reasons)-1:]),
 		})
 	}

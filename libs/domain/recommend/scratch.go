@@ -20,10 +20,9 @@ type slotMark struct {
 // candidate is an item that may be answered, with what each source says.
 type candidate struct {
 	item uint32
-	via  uint32 // item of the strongest walk to it
-	most float32
+	via  uint32 // item of the strongest first hop that led to it
 	from [sources]float32
-}
+} // 64 bytes: one cache line
 
 // ranked is an element of a heap: a candidate or item with its score.
 type ranked struct {
@@ -69,7 +68,7 @@ type Scratch struct {
 	hops    []hop
 	roots   []float32 // 1/sqrt(i)
 	asked   []QueryItem
-	second  deep // of the second stage
+	looks   []look
 }
 
 type queryItem struct {
@@ -96,7 +95,7 @@ func (s *Scratch) begin(x *Index) {
 	s.visits = grow(s.visits, len(x.visits))
 	if n := x.cfg.MaxCandidates; cap(s.cands) < n {
 		s.cands, s.feats = make([]candidate, 0, n), make([]row, n)
-		s.logits = make([]float32, 0, n)
+		s.logits, s.looks = make([]float32, 0, n), make([]look, 0, secondTop)
 	}
 	if want := reasonsPerAnswer * x.cfg.MaxAnswers; cap(s.reasons) < want {
 		s.reasons = make([]Reason, 0, want)

@@ -1,7 +1,6 @@
 package recommend
 
 import (
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -368,6 +367,9 @@ func (x *Index) restoreTop(d *decoder) {
 			}
 			x.top[w] = append(x.top[w], i)
 			x.items[i].rank[w] = uint16(len(x.top[w]))
+			if p := len(x.top[w]) - 1; x.items[x.top[w][max(p-1, 0)/2]].count[w] > x.items[i].count[w] {
+				d.fail("a top list is out of order")
+			}
 		})
 		if d.err == nil && size != x.cfg.TopItems {
 			x.rebuildTop(Window(w))
@@ -399,16 +401,11 @@ func (x *Index) rebuildTop(w Window) {
 	x.top[w] = x.top[w][:0]
 	for i := range x.items {
 		x.items[i].rank[w] = 0
-		if x.items[i].used && x.items[i].count[w] > 0 {
-			x.top[w] = append(x.top[w], uint32(i))
-		}
 	}
-	slices.SortFunc(x.top[w], func(a, b uint32) int {
-		return cmp.Or(cmp.Compare(x.items[b].count[w], x.items[a].count[w]), cmp.Compare(a, b))
-	})
-	x.top[w] = slices.Clone(x.top[w][:min(len(x.top[w]), x.cfg.TopItems)])
-	for r, i := range x.top[w] {
-		x.items[i].rank[w] = uint16(r + 1)
+	for i := range x.items {
+		if x.items[i].used && x.items[i].count[w] > 0 {
+			x.rise(w, uint32(i))
+		}
 	}
 }
 
@@ -449,6 +446,8 @@ func (r *ranker) write(e *encoder) {
 	e.uint(heads)
 	e.uint(buckets)
 	e.uint(uint64(features))
+	e.uint(uint64(inputs))
+	e.uint(hidden)
 	for h := range r.head {
 		e.uint(r.head[h].learned)
 		r.head[h].each(func(c *coordinates) {
@@ -457,6 +456,40 @@ func (r *ranker) write(e *encoder) {
 				e.f32(c.g[f])
 			}
 		})
+	}
+	r.second.write(e)
+}
+
+func (n *network) write(e *encoder) {
+	for f := range n.in {
+		for h := range n.in[f] {
+			e.f32(n.in[f][h])
+			e.f32(n.inGrad[f][h])
+		}
+	}
+	for h := range n.out {
+		e.f32(n.out[h])
+		e.f32(n.outGrad[h])
+	}
+	e.uint(n.lessons)
+	e.u64(math.Float64bits(n.mean))
+	e.u64(math.Float64bits(n.square))
+	e.flag(n.on)
+}
+
+func (n *network) restore(d *decoder) {
+	for f := range n.in {
+		for h := range n.in[f] {
+			n.in[f][h], n.inGrad[f][h] = d.coordinate(), d.weight()
+		}
+	}
+	for h := range n.out {
+		n.out[h], n.outGrad[h] = d.coordinate(), d.weight()
+	}
+	n.lessons = d.uint(math.MaxUint64)
+	n.mean, n.square, n.on = d.f64(), d.f64(), d.flag()
+	if !(n.mean >= -1 && n.mean <= 1 && n.square >= 0 && n.square <= 1) {
+		d.fail("a gate at %g and %g", n.mean, n.square)
 	}
 }
 
@@ -469,7 +502,8 @@ func (h *head) each(f func(*coordinates)) {
 }
 
 func (r *ranker) restore(d *decoder) {
-	if d.uint(math.MaxUint8) != heads || d.uint(math.MaxUint8) != buckets || d.uint(math.MaxUint8) != uint64(features) {
+	if d.uint(math.MaxUint8) != heads || d.uint(math.MaxUint8) != buckets || d.uint(math.MaxUint8) != uint64(features) ||
+		d.uint(math.MaxUint8) != uint64(inputs) || d.uint(math.MaxUint8) != hidden {
 		d.fail("a ranker of other measures")
 		return
 	}
@@ -485,4 +519,5 @@ func (r *ranker) restore(d *decoder) {
 			h.add(b)
 		}
 	}
+	r.second.restore(d)
 }
