@@ -18,6 +18,7 @@ import (
 type evalRecommend struct {
 	evalFlags
 	sessions, method, mode, baseline, current string
+	linear                                    bool
 	reading                                   recommend.Reading
 	cfg                                       recommend.Config
 }
@@ -54,6 +55,7 @@ session_no, items.`,
 	f.DurationVar(&o.reading.Gap, "gap", o.reading.Gap, "clicks of visitors: silence that ends a session")
 	f.DurationVar(&o.reading.PerSession, "per-session", o.reading.PerSession, "sessions: time from one to the next, which the file does not say")
 	f.DurationVar(&o.reading.PerClick, "per-click", o.reading.PerClick, "sessions: time from one click to the next")
+	f.BoolVar(&o.linear, "linear", false, "hybrid: the linear ranker alone, without the second stage")
 	f.IntVar(&o.cfg.VMIS.M, "vmis-m", o.cfg.VMIS.M, "vmis: sessions looked at")
 	f.IntVar(&o.cfg.VMIS.K, "vmis-k", o.cfg.VMIS.K, "vmis: sessions that vote")
 	f.IntVar(&o.cfg.VMIS.Last, "vmis-last", o.cfg.VMIS.Last, "vmis: newest items of the session that are used")
@@ -79,6 +81,9 @@ func (o *evalRecommend) check(stderr io.Writer) (eval.Options, error) {
 		errs = append(errs, errors.New("--sessions names the file"))
 	}
 	o.cfg.Mode, o.cfg.Seed = recommend.Mode(o.mode), o.seed
+	if o.linear {
+		o.cfg.Index.SecondRate = 0
+	}
 	if o.cfg.Methods, err = recommend.MethodsOf(o.method); err != nil {
 		errs = append(errs, err)
 		o.cfg.Methods = recommend.Methods()

@@ -134,7 +134,7 @@ func (c *control) add(e Click) {
 }
 
 // build makes the index of all that was noted.
-func (c *control) build() {
+func (c *control) build(keepCurrent bool) {
 	sessions := slices.Clone(c.history)
 	slices.SortStableFunc(sessions, func(a, b recommend.VMISSession) int { return cmp.Compare(a.Last, b.Last) })
 	lengths := make([]int, len(sessions))
@@ -147,6 +147,7 @@ func (c *control) build() {
 		most = lengths[int(longest*float64(n-1))]
 	}
 	c.vmis = recommend.NewVMIS(sessions, c.cfg.M, c.cfg.K, most, c.cfg.IDF)
+	c.vmis.KeepCurrent = keepCurrent
 }
 
 // answer returns item numbers, best first.

@@ -217,9 +217,10 @@ func (r *runner) query(t *trail, m recommend.Method) recommend.Query {
 	}
 }
 
-// learn teaches the ranker what came next in a session.
+// learn teaches the ranker what came next in a session, where it is one of those
+// that teach: the services do not learn from every session either.
 func (r *runner) learn(c Click, t *trail) {
-	if len(t.items) == 0 {
+	if len(t.items) == 0 || !r.index.Teaches(t.key, recommend.SurfaceProduct) {
 		return
 	}
 	q := r.query(t, recommend.Hybrid)
@@ -381,7 +382,7 @@ func (r *runner) frozen(ctx context.Context, p *eval.Progress) error {
 	}
 	p.Done()
 	if r.control != nil {
-		r.control.build()
+		r.control.build(r.cfg.KeepCurrent)
 	}
 	for i, y := range r.out.tallies {
 		r.rewind()
@@ -416,7 +417,7 @@ func (r *runner) online(ctx context.Context, p *eval.Progress) error {
 		if r.log.Test[c.Session] {
 			if k, ok := r.kase(c, t); ok {
 				if day := int32(c.At / 86_400_000); r.control != nil && day != r.built {
-					r.control.build()
+					r.control.build(r.cfg.KeepCurrent)
 					r.built = day
 				}
 				r.out.cases = append(r.out.cases, k)

@@ -144,7 +144,7 @@ func TestCurrentItem(t *testing.T) {
 		if keep {
 			want = 1
 		}
-		for _, m := range []Method{Hybrid, VSTAN} {
+		for _, m := range []Method{Hybrid, VMIS, VSTAN} {
 			if r := of(t, o, m); r.HR20 != want {
 				t.Errorf("keep %v, %s: HR@20 %v, want %v", keep, m, r.HR20, want)
 			}
