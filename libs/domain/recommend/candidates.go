@@ -29,19 +29,19 @@ const smoothing = 1.0
 
 // walkItems is how many of the newest items the walk starts from, and
 // walkLook how many of a list's first entries its second hop looks at.
-const walkItems, walkLook = 3, 24
+const walkItems, walkLook = 2, 24
 
 // read takes the query's newest distinct known items and marks what must not be
 // shown.
 func (x *Index) read(q *Query, s *Scratch) {
 	for _, id := range q.Exclude {
 		if i, ok := x.id[id]; ok {
-			s.mark(i).blocked = true
+			s.mark(i).is |= blocked
 		}
 	}
 	for _, id := range q.Purchased {
 		if i, ok := x.id[id]; ok {
-			s.mark(i).blocked = true
+			s.mark(i).is |= blocked
 		}
 	}
 	for k := len(q.Items) - 1; k >= 0; k-- {
@@ -56,7 +56,7 @@ func (x *Index) read(q *Query, s *Scratch) {
 		m := s.mark(i)
 		current := k == len(q.Items)-1
 		if current && !q.KeepCurrent || !current && m.pos != 1 && !q.KeepSeen || e.Kind >= Order {
-			m.blocked = true
+			m.is |= blocked
 		}
 		switch {
 		case m.pos > 0:

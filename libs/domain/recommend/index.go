@@ -393,8 +393,11 @@ func (x *Index) Apply(d Delta) {
 			continue
 		}
 		gap := max(0, float64(d.At)-float64(p.At)) / hourMillis
-		near := w * math.Exp2(-gap/x.cfg.PairGapHours) // close in time
-		byStep := float32(near * x.stepWeight[step])   // and close in the session
+		near := w // close in time
+		if gap > 0 {
+			near *= math.Exp2(-gap / x.cfg.PairGapHours)
+		}
+		byStep := float32(near * x.stepWeight[step]) // and close in the session
 		switch d.Kind {
 		case View:
 			t := strength{ahead: byStep}

@@ -283,11 +283,11 @@ func (x *Index) Learn(q Query, target string, s *Scratch) bool {
 	}
 	s.begin(x)
 	x.read(&q, s)
-	if len(s.query) == 0 || s.mark(t).blocked {
+	if len(s.query) == 0 || s.mark(t).is&blocked != 0 {
 		return false
 	}
 	x.gather(&q, s)
-	place := s.marks[t].cand
+	place := uint32(s.marks[t].cand)
 	if place == 0 {
 		return false
 	}
@@ -340,14 +340,18 @@ func (x *Index) Observe(d Delta, s *Scratch) {
 
 // Teaches tells whether the ranker of a surface learns from a session: while it
 // has learned from fewer than Config.LearnWarm events from all, then from one in
-// Config.LearnEvery, chosen by key.
+// Config.LearnEvery, chosen by key, and from fewer as what it knows grows.
 func (x *Index) Teaches(session uint64, of Surface) bool {
 	if x.cfg.LearnEvery == 0 {
 		return false
 	}
 	const mix = 0x9e3779b97f4a7c15 // 2^64 / golden ratio
-	return x.ranker.head[headOf(of)].learned < uint64(x.cfg.LearnWarm) || session*mix>>32%uint64(x.cfg.LearnEvery) == 0
+	learned := x.ranker.head[headOf(of)].learned
+	return learned < uint64(x.cfg.LearnWarm) || session*mix>>32%(uint64(x.cfg.LearnEvery)+learned/learnSlower) == 0
 }
+
+// learnSlower is after how many lessons one session less teaches.
+const learnSlower = 50_000
 
 func (x *Index) learnFrom(d Delta, of Surface, s *Scratch) {
 	q := Query{Session: d.Session, Now: d.At, Surface: of}

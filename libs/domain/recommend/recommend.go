@@ -153,7 +153,7 @@ func (x *Index) rank(q *Query, s *Scratch, dst []Answer, n int) []Answer {
 func (x *Index) take(q *Query, s *Scratch, i uint32) bool {
 	m := s.mark(i)
 	it := &x.items[i]
-	if m.taken || m.blocked || it.inactive {
+	if m.is&(blocked|taken) != 0 || it.inactive {
 		return false
 	}
 	if q.PerCategory > 0 || q.PerBrand > 0 {
@@ -170,7 +170,7 @@ func (x *Index) take(q *Query, s *Scratch, i uint32) bool {
 			return false
 		}
 	}
-	m.taken = true
+	m.is |= taken
 	s.taken = append(s.taken, i)
 	return true
 }
@@ -192,10 +192,10 @@ func (x *Index) trending(q *Query, s *Scratch, dst []Answer, n int) []Answer {
 		for _, i := range x.top[w] {
 			m := s.mark(i)
 			it := &x.items[i]
-			if m.filled || m.taken || m.blocked || it.inactive {
+			if m.is != 0 || it.inactive {
 				continue
 			}
-			m.filled = true
+			m.is |= filled
 			if max(float64(it.count[Day])*worth[Day], float64(it.count[Week])*worth[Week]) < x.cfg.TrendingFloor {
 				continue
 			}

@@ -3,13 +3,18 @@ package recommend
 // mark is what one answer knows of an item; it counts only if epoch is the
 // scratch's.
 type mark struct {
-	epoch   uint32
-	cand    uint32 // place in candidates plus 1; 0 is none
-	pos     uint8  // place in the query plus 1, newest first; 0 is none
-	blocked bool
-	taken   bool // answered already
-	filled  bool // in the trending heap
-}
+	epoch uint32
+	cand  uint16 // place in candidates plus 1; 0 is none
+	pos   uint8  // place in the query plus 1, newest first; 0 is none
+	is    uint8
+} // 8 bytes: it is read for every item of every neighbour
+
+// Bits of mark.is.
+const (
+	blocked uint8 = 1 << iota // may not be shown
+	taken                     // answered already
+	filled                    // in the trending heap
+)
 
 // slotMark is what one answer knows of a session slot.
 type slotMark struct {
@@ -124,13 +129,13 @@ func (s *Scratch) candidate(x *Index, i uint32) *candidate {
 	if m.cand != 0 {
 		return &s.cands[m.cand-1]
 	}
-	if m.blocked || len(s.cands) == x.cfg.MaxCandidates || x.items[i].inactive {
+	if m.is&blocked != 0 || len(s.cands) == x.cfg.MaxCandidates || x.items[i].inactive {
 		return nil
 	}
 	s.cands = s.cands[:len(s.cands)+1]
 	c := &s.cands[len(s.cands)-1]
 	*c = candidate{item: i}
-	m.cand = uint32(len(s.cands))
+	m.cand = uint16(len(s.cands))
 	return c
 }
 
