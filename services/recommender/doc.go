@@ -7,5 +7,7 @@
 // Recommend from it and at most one read of the store: personal where it knows
 // the visitor, else by item, else what is trending or popular, and says which.
 //
-// It trains nothing: the weights of the answer's sources are constants.
+// The index learns from the same deltas what its sources are worth in this shop:
+// whether what came next stood where it should have in the answer. What it has
+// learned is part of the snapshot.
 package recommender

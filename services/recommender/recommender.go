@@ -27,7 +27,7 @@ import (
 const Name = "recommender.visitors"
 
 // ModelVersion names what answers.
-const ModelVersion = "sessions-1"
+const ModelVersion = "hybrid-2"
 
 // Config is the service's configuration.
 type Config struct {

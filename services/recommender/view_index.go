@@ -32,6 +32,7 @@ type Index struct {
 	shops   map[string]*shopIndex
 	highest map[string]record.Position // by topic and source partition: repeats are dropped
 	counts  IndexCounts
+	scratch recommend.Scratch // of the ranker's lessons
 }
 
 type shopIndex struct {
@@ -86,7 +87,7 @@ func (x *Index) Apply(r record.Record) error {
 			x.counts.Bad++
 			return nil
 		}
-		apply = func(i *recommend.Index) { i.Apply(delta(&d)) }
+		apply = func(i *recommend.Index) { i.Observe(delta(&d), &x.scratch) }
 	case topics.TypeProduct:
 		var p profilev1.Product
 		if proto.Unmarshal(r.Value, &p) != nil {

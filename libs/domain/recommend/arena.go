@@ -21,6 +21,15 @@ func (b *blocks) size(class uint8) int {
 	return min(smallestBlock<<(class-1), b.cap)
 }
 
+// classOf returns the smallest class with room for n slots, n at most cap.
+func (b *blocks) classOf(n int) uint8 {
+	class := uint8(0)
+	for b.size(class) < n {
+		class++
+	}
+	return class
+}
+
 // alloc returns the offset of a run of the class, and how long the arrays must be.
 func (b *blocks) alloc(class uint8) (off uint32, need int) {
 	if f := b.free[class]; len(f) > 0 {
@@ -85,67 +94,86 @@ func (p *postings) at(r *ring, i int) uint32 {
 	return p.seq[int(r.off)+j]
 }
 
-// edges are the items' neighbour lists: three columns with common offsets.
+// strength is how strongly an item is tied to a neighbour, in forward decay.
+type strength struct {
+	step   float32 // the neighbour came directly after
+	ahead  float32 // it came later in the session, less for more steps
+	behind float32 // it came earlier
+	n      uint32  // sessions that gave evidence
+}
+
+func (s strength) total() float32 { return s.ahead + s.behind }
+
+// edges are the items' neighbour lists: two columns with common offsets.
 type edges struct {
 	blocks
 	keep int // neighbours left by a prune; cap is twice that
 	to   []uint32
-	w    []float32 // weight in forward decay
-	n    []uint32  // sessions that gave evidence
-	sort []edge    // of a prune
+	w    []strength
+	sort []edge // of a prune
 }
 
 type edge struct {
 	to uint32
-	w  float32
-	n  uint32
+	strength
 }
 
-// list is one item's run in edges.
+// list is one item's run in edges, roughly heaviest first.
 type list struct {
 	off   uint32
 	n     uint16
 	class uint8
 }
 
-// add puts weight on the neighbour to, and counts a session if first.
-func (e *edges) add(l *list, to uint32, w float32, first bool) {
-	count := uint32(0)
-	if first {
-		count = 1
-	}
+// add strengthens the tie to a neighbour, and moves it one place forward where
+// it is now heavier than the one before it: heavy neighbours are found early by
+// the next add, and by a walk that looks at the first few only.
+func (e *edges) add(l *list, x edge) {
 	run := e.to[l.off : int(l.off)+int(l.n)]
 	for i, t := range run {
-		if t == to {
-			j := int(l.off) + i
-			e.w[j] += w
-			if e.n[j] < ^uint32(0) {
-				e.n[j] += count
-			}
-			return
+		if t != x.to {
+			continue
 		}
+		w := e.w[l.off : int(l.off)+int(l.n)]
+		s := &w[i]
+		s.step += x.step
+		s.ahead += x.ahead
+		s.behind += x.behind
+		if s.n += x.n; s.n < x.n {
+			s.n = ^uint32(0)
+		}
+		if i > 0 && s.total() > w[i-1].total() {
+			run[i], run[i-1] = run[i-1], run[i]
+			w[i], w[i-1] = w[i-1], w[i]
+		}
+		return
 	}
-	e.append(l, edge{to, w, 1}) // a pair that is new here has been seen once, first time or not
+	x.n = 1 // a pair that is new here has been seen once, first time or not
+	e.append(l, x)
 }
 
 func (e *edges) append(l *list, x edge) {
 	size := e.size(l.class)
 	if int(l.n) == size {
 		if size < e.cap {
-			off, need := e.alloc(l.class + 1)
-			e.to, e.w, e.n = grow(e.to, need), grow(e.w, need), grow(e.n, need)
-			copy(e.to[off:], e.to[l.off:int(l.off)+size])
-			copy(e.w[off:], e.w[l.off:int(l.off)+size])
-			copy(e.n[off:], e.n[l.off:int(l.off)+size])
-			e.release(l.off, l.class)
-			l.off, l.class = off, l.class+1
+			e.enlarge(l, l.class+1)
 		} else {
 			e.prune(l)
 		}
 	}
 	j := int(l.off) + int(l.n)
-	e.to[j], e.w[j], e.n[j] = x.to, x.w, x.n
+	e.to[j], e.w[j] = x.to, x.strength
 	l.n++
+}
+
+// enlarge moves a list into a run of a larger class.
+func (e *edges) enlarge(l *list, class uint8) {
+	off, need := e.alloc(class)
+	e.to, e.w = grow(e.to, need), grow(e.w, need)
+	copy(e.to[off:], e.to[l.off:int(l.off)+int(l.n)])
+	copy(e.w[off:], e.w[l.off:int(l.off)+int(l.n)])
+	e.release(l.off, l.class)
+	l.off, l.class = off, class
 }
 
 // prune keeps the heaviest neighbours. Forward decay makes the stored weights
@@ -153,13 +181,13 @@ func (e *edges) append(l *list, x edge) {
 func (e *edges) prune(l *list) {
 	e.sort = e.sort[:0]
 	for i := int(l.off); i < int(l.off)+int(l.n); i++ {
-		e.sort = append(e.sort, edge{e.to[i], e.w[i], e.n[i]})
+		e.sort = append(e.sort, edge{e.to[i], e.w[i]})
 	}
 	sortEdges(e.sort)
 	l.n = uint16(min(int(l.n), e.keep))
 	for i, x := range e.sort[:l.n] {
 		j := int(l.off) + i
-		e.to[j], e.w[j], e.n[j] = x.to, x.w, x.n
+		e.to[j], e.w[j] = x.to, x.strength
 	}
 }
 
@@ -168,11 +196,21 @@ func (e *edges) filter(l *list, gone []bool) {
 	k := l.off
 	for i := l.off; i < l.off+uint32(l.n); i++ {
 		if !gone[e.to[i]] {
-			e.to[k], e.w[k], e.n[k] = e.to[i], e.w[i], e.n[i]
+			e.to[k], e.w[k] = e.to[i], e.w[i]
 			k++
 		}
 	}
 	l.n = uint16(k - l.off)
+}
+
+// find returns the tie to a neighbour, if it is in the list.
+func (e *edges) find(l *list, to uint32) (strength, bool) {
+	for i, t := range e.to[l.off : int(l.off)+int(l.n)] {
+		if t == to {
+			return e.w[int(l.off)+i], true
+		}
+	}
+	return strength{}, false
 }
 
 // grow returns s with at least n elements.
@@ -183,7 +221,7 @@ func grow[T any](s []T, n int) []T {
 	if n <= cap(s) {
 		return s[:n]
 	}
-	t := make([]T, n, max(n, len(s)+len(s)/2))
+	t := make([]T, n, max(n, 2*len(s)))
 	copy(t, s)
 	return t
 }

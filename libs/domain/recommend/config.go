@@ -38,6 +38,12 @@ type Config struct {
 	PopularDays  float64 // half-life of the popular counter
 	WalkFanout   int     // neighbours followed in the first hop of the two-hop walk
 
+	LearningRate float64 // of the ranker's steps
+	PriorPull    float64 // of its weights towards where they began, per step
+	SecondRate   float64 // of the second stage's steps; 0 is no second stage
+	LearnWarm    int     // events of a head that all teach
+	LearnEvery   int     // then one session in so many teaches, and slowly fewer; 0 is none ever
+
 	TrendingFloor float64 // decayed events of the last day (or week) below which nothing is called trending
 }
 
@@ -47,10 +53,11 @@ func DefaultConfig() Config {
 	return Config{
 		MaxItems: 200_000, MaxSessions: 250_000, SessionLength: 20,
 		PostingsPerItem: 500, NeighboursPerItem: 64, TopItems: 200,
-		MaxCandidates: 2048, MaxAnswers: 100,
-		QueryItems: 8, M: 2000, K: 150,
-		QueryStep: 3, MatchStep: 8, Distance: 1.5, Backward: .5, AgeDays: 40, IDFWeight: 3, CountedStep: 1,
-		Steps: 8, PairGapHours: .25, PairDays: 21, PopularDays: 30, WalkFanout: 10,
+		MaxCandidates: 512, MaxAnswers: 100,
+		QueryItems: 8, M: 500, K: 100,
+		QueryStep: 3, MatchStep: 8, Distance: 1.5, Backward: .5, AgeDays: 80, IDFWeight: 3, CountedStep: 1,
+		Steps: 6, PairGapHours: .25, PairDays: 60, PopularDays: 30, WalkFanout: 8,
+		LearningRate: .15, PriorPull: 1e-5, SecondRate: .07, LearnWarm: 5000, LearnEvery: 4,
 		TrendingFloor: 2,
 	}
 }
@@ -78,7 +85,7 @@ func (c Config) Validate() error {
 		errs = append(errs, fmt.Errorf("recommend: max-items times postings-per-item, or times twice neighbours-per-item, needs %d slots, at most %d can be held", n, int64(math.MaxUint32)))
 	}
 	whole("top-items", c.TopItems, 1, math.MaxUint16)
-	whole("max-candidates", c.MaxCandidates, 1, 1<<20)
+	whole("max-candidates", c.MaxCandidates, 1, math.MaxUint16)
 	whole("max-answers", c.MaxAnswers, 1, 10_000)
 	whole("query-items", c.QueryItems, 1, 255)
 	whole("m", c.M, 1, 1<<24)
@@ -95,6 +102,11 @@ func (c Config) Validate() error {
 	real("pair-gap-hours", c.PairGapHours, 0.01, 1e6)
 	real("pair-days", c.PairDays, 0.01, 1e5)
 	real("popular-days", c.PopularDays, 0.01, 1e5)
+	whole("learn-warm", c.LearnWarm, 0, 1<<40)
+	whole("learn-every", c.LearnEvery, 0, 1<<30)
+	real("learning-rate", c.LearningRate, 0, 10)
+	real("second-rate", c.SecondRate, 0, 10)
+	real("prior-pull", c.PriorPull, 0, 1)
 	real("trending-floor", c.TrendingFloor, 0, 1e9)
 	return errors.Join(errs...)
 }

@@ -17,8 +17,11 @@ type decay struct {
 	tau      float64 // milliseconds
 	landmark int64   // milliseconds since 1970
 	set      bool
-	limit    float64 // exponent at which the landmark must move
 }
+
+// landmarkLimit is the exponent at which the landmark moves: stored weights are
+// single precision, and sums of many e^60 stay far below its range.
+const landmarkLimit = 60
 
 // weight returns what an event at time t adds. If that would leave the number
 // range, it moves the landmark to t and returns in shift what every stored weight
@@ -28,7 +31,7 @@ func (d *decay) weight(t int64) (w, shift float64) {
 		d.landmark, d.set = t, true
 	}
 	e := d.exponent(t)
-	if e <= d.limit {
+	if e <= landmarkLimit {
 		return math.Exp(e), 1
 	}
 	d.landmark = t
@@ -62,6 +65,12 @@ const (
 
 func sortEdges(s []edge) {
 	slices.SortFunc(s, func(a, b edge) int {
-		return cmp.Or(cmp.Compare(b.w, a.w), cmp.Compare(a.to, b.to))
+		return cmp.Or(cmp.Compare(b.total(), a.total()), cmp.Compare(a.to, b.to))
 	})
+}
+
+// log2 is the binary logarithm of a positive number, linear between powers of
+// two: at most .09 too low, the same on every machine, and a nanosecond.
+func log2(x float32) float32 {
+	return float32(int32(math.Float32bits(x))-127<<23) * (1.0 / (1 << 23))
 }

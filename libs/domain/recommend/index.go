@@ -11,8 +11,7 @@ import (
 type relation uint8
 
 const (
-	next        relation = iota // viewed after, directed
-	together                    // in one session, both ways
+	viewed      relation = iota // seen in one session: directly next, later, earlier
 	cartedAfter                 // put into the cart after it was seen, directed; both ways between items of one cart
 	boughtAfter                 // bought after it was seen, directed
 	boughtWith                  // in one order or one session's orders, both ways
@@ -23,19 +22,42 @@ const (
 const none = ^uint32(0)
 
 // item is what the index knows of one item, without its strings. It holds no
-// pointer, so that the garbage collector does not look at it.
+// pointer, so that the garbage collector does not look at it. What an answer
+// reads of every candidate comes first, to lie in one cache line.
 type item struct {
-	seen            int64 // milliseconds since 1970
-	count           [windows]float64
-	rank            [windows]uint16 // place in the top list of the window plus 1; 0 where it is not in it
-	sessions        uint32          // sessions that had it
-	post            ring
-	near            [relations]list
-	category, brand uint32 // interned; 0 is none
+	sessions        uint32  // sessions that had it
+	category, brand uint32  // interned; 0 is none
+	octave          float32 // log2 of the price in millionths, 0 where there is none
+	seen            int64   // milliseconds since 1970
+	count           [windows]float32
 	used            bool
 	inactive        bool
-	price           int64
+	post            ring
+
+	near [relations]list
+	out  [relations]mass
+	rank [windows]uint16 // place in the top list of the window plus 1; 0 where it is not in it
+
+	price int64
 }
+
+// mass is the sum of what was ever added to a relation's row, in forward decay,
+// pruned neighbours included: what shares are of.
+type mass struct{ step, ahead, behind float32 }
+
+// slot is a session in the log.
+type slot struct {
+	last int64 // milliseconds since 1970
+	n    uint8 // items
+}
+
+// shelf is what a category offers to visitors of its other items.
+type shelf struct {
+	top   []uint32 // heaviest first by the popular counter, at most shelfTop
+	fresh []uint32 // latest named by the catalogue or first seen, newest first, at most shelfFresh
+}
+
+const shelfTop, shelfFresh = 16, 8
 
 // Index holds one shop. See the package comment for who may call what when.
 type Index struct {
@@ -47,25 +69,27 @@ type Index struct {
 	items []item
 	spare []uint32 // dropped items, to be used again
 
-	texts map[string]uint32 // categories and brands
-	text  []string
+	texts   map[string]uint32 // categories and brands
+	text    []string
+	shelves []shelf // by text, of categories
 
 	session  map[uint64]uint32 // key to sequence number; writes only, and once per answer
 	nextSeq  uint32            // sequence number of the next session; its slot is seq mod MaxSessions
 	total    uint64            // sessions ever
 	sessKey  []uint64
-	sessLast []int64
-	sessLen  []uint8
+	visits   []slot
 	sessItem []uint32 // SessionLength per slot
 
 	posts postings
 	near  [relations]edges
 	pair  decay
 	win   [windows]decay
-	top   [windows][]uint32 // heaviest first
+	top   [windows][]uint32 // the heaviest items, as heaps with the lightest first
 
 	latest  int64
 	refused uint64
+
+	ranker ranker
 
 	stepWeight                                  []float64
 	queryStep, matchStep, distance, countedStep []float32
@@ -90,16 +114,17 @@ func New(cfg Config) *Index {
 	}
 	x := &Index{
 		cfg: cfg, id: map[string]uint32{}, session: map[uint64]uint32{},
-		texts: map[string]uint32{"": 0}, text: []string{""},
+		texts: map[string]uint32{"": 0}, text: []string{""}, shelves: make([]shelf, 1),
 	}
+	x.ranker.reset()
 	x.posts.cap = cfg.PostingsPerItem
 	for r := range x.near {
 		x.near[r].keep = cfg.NeighboursPerItem
 		x.near[r].cap = 2 * cfg.NeighboursPerItem
 	}
-	x.pair = decay{tau: cfg.PairDays * dayMillis / math.Ln2, limit: 60}
+	x.pair = decay{tau: cfg.PairDays * dayMillis / math.Ln2}
 	for w, tau := range [windows]float64{hourMillis, dayMillis, 7 * dayMillis, cfg.PopularDays * dayMillis / math.Ln2} {
-		x.win[w] = decay{tau: tau, limit: 500}
+		x.win[w] = decay{tau: tau}
 	}
 	x.stepWeight = make([]float64, cfg.Steps)
 	for i := range x.stepWeight {
@@ -147,8 +172,70 @@ func (x *Index) SetProduct(id, name, category, brand string, price int64, active
 	}
 	it := &x.items[i]
 	x.names[i] = clip(name)
-	it.category, it.brand = x.internText(category), x.internText(brand)
+	if c := x.internText(category); c != it.category {
+		x.unshelve(i)
+		it.category = c
+		x.offer(i)
+		x.climb(i)
+	}
+	it.brand = x.internText(brand)
 	it.price, it.inactive = price, !active
+	it.octave = octaveOf(price)
+}
+
+// octaveOf is the binary logarithm of a price, 0 where there is none.
+func octaveOf(price int64) float32 {
+	if price <= 0 {
+		return 0
+	}
+	return log2(float32(price))
+}
+
+// offer puts an item at the head of its category's newest.
+func (x *Index) offer(i uint32) {
+	c := x.items[i].category
+	if c == 0 {
+		return
+	}
+	f := x.shelves[c].fresh
+	if len(f) < shelfFresh {
+		f = append(f, 0)
+	}
+	copy(f[1:], f)
+	f[0] = i
+	x.shelves[c].fresh = f
+}
+
+// unshelve takes an item out of its category's lists.
+func (x *Index) unshelve(i uint32) {
+	s := &x.shelves[x.items[i].category]
+	same := func(j uint32) bool { return j == i }
+	s.top, s.fresh = slices.DeleteFunc(s.top, same), slices.DeleteFunc(s.fresh, same)
+}
+
+// climb restores the order of a category's top list after an item's popular
+// count went up.
+func (x *Index) climb(i uint32) {
+	it := &x.items[i]
+	if it.category == 0 || it.count[Month] == 0 {
+		return
+	}
+	s := &x.shelves[it.category]
+	p := slices.Index(s.top, i)
+	if p < 0 {
+		switch {
+		case len(s.top) < shelfTop:
+			s.top = append(s.top, i)
+		case it.count[Month] > x.items[s.top[shelfTop-1]].count[Month]:
+			s.top[shelfTop-1] = i
+		default:
+			return
+		}
+		p = len(s.top) - 1
+	}
+	for ; p > 0 && it.count[Month] > x.items[s.top[p-1]].count[Month]; p-- {
+		s.top[p], s.top[p-1] = s.top[p-1], s.top[p]
+	}
 }
 
 // clip bounds a product's name to maxName bytes, at a character's border.
@@ -177,6 +264,7 @@ func (x *Index) internText(s string) uint32 {
 	}
 	t := uint32(len(x.text))
 	x.texts[s], x.text = t, append(x.text, s)
+	x.shelves = append(x.shelves, shelf{})
 	return t
 }
 
@@ -224,8 +312,8 @@ func (x *Index) drop(n int) {
 	for _, i := range order[:n] {
 		x.gone[i] = true
 	}
-	for s := range x.sessLen {
-		run := x.sessItem[s*x.cfg.SessionLength : s*x.cfg.SessionLength+int(x.sessLen[s])]
+	for s := range x.visits {
+		run := x.run(s)
 		k := 0
 		for _, i := range run {
 			if !x.gone[i] {
@@ -233,12 +321,14 @@ func (x *Index) drop(n int) {
 				k++
 			}
 		}
-		x.sessLen[s] = uint8(k)
+		x.visits[s].n = uint8(k)
 	}
 	for w := range x.top {
-		x.top[w] = slices.DeleteFunc(x.top[w], func(i uint32) bool { return x.gone[i] })
-		for r, i := range x.top[w] {
-			x.items[i].rank[w] = uint16(r + 1)
+		left := slices.DeleteFunc(x.top[w], func(i uint32) bool { return x.gone[i] })
+		x.top[w] = left[:0]
+		for _, i := range left {
+			x.top[w] = append(x.top[w], i)
+			x.settle(Window(w), len(x.top[w])-1, i)
 		}
 	}
 	for i := range x.items {
@@ -252,6 +342,7 @@ func (x *Index) drop(n int) {
 			}
 			continue
 		}
+		x.unshelve(uint32(i))
 		x.posts.release(it.post.off, it.post.class)
 		for r := range it.near {
 			x.near[r].release(it.near[r].off, it.near[r].class)
@@ -302,20 +393,27 @@ func (x *Index) Apply(d Delta) {
 			continue
 		}
 		gap := max(0, float64(d.At)-float64(p.At)) / hourMillis
-		near := w * math.Exp2(-gap/x.cfg.PairGapHours) // close in time
-		byStep := near * x.stepWeight[step]            // and close in the session
+		near := w // close in time
+		if gap > 0 {
+			near *= math.Exp2(-gap / x.cfg.PairGapHours)
+		}
+		byStep := float32(near * x.stepWeight[step]) // and close in the session
 		switch d.Kind {
 		case View:
-			x.link(next, i, j, byStep, d.First)
-			if d.First {
-				x.link(together, i, j, byStep, true)
-				x.link(together, j, i, byStep, true)
+			t := strength{ahead: byStep}
+			if step == 0 {
+				t.step = byStep
 			}
+			if d.First {
+				t.n = 1
+			}
+			x.link(viewed, i, j, t)
+			x.link(viewed, j, i, strength{behind: byStep, n: t.n})
 		case Cart:
 			if d.First {
-				x.link(cartedAfter, i, j, byStep, true)
+				x.link(cartedAfter, i, j, strength{ahead: byStep, n: 1})
 				if p.Kind >= Cart {
-					x.link(cartedAfter, j, i, byStep, true)
+					x.link(cartedAfter, j, i, strength{ahead: byStep, n: 1})
 				}
 			}
 		case Order:
@@ -323,10 +421,10 @@ func (x *Index) Apply(d Delta) {
 				break
 			}
 			if p.Kind == Order { // all lines of an order are equally close
-				x.link(boughtWith, i, j, near, true)
-				x.link(boughtWith, j, i, near, true)
+				x.link(boughtWith, i, j, strength{ahead: float32(near), n: 1})
+				x.link(boughtWith, j, i, strength{ahead: float32(near), n: 1})
 			} else {
-				x.link(boughtAfter, i, j, byStep, true)
+				x.link(boughtAfter, i, j, strength{ahead: byStep, n: 1})
 			}
 		}
 	}
@@ -344,17 +442,40 @@ func (x *Index) pin(id string, at int64, own uint32) (uint32, bool) {
 	return i, ok && i != own
 }
 
-func (x *Index) link(r relation, from, to uint32, w float64, first bool) {
-	x.near[r].add(&x.items[from].near[r], to, float32(w), first)
+func (x *Index) link(r relation, from, to uint32, t strength) {
+	it := &x.items[from]
+	m := &it.out[r]
+	m.step += t.step
+	m.ahead += t.ahead
+	m.behind += t.behind
+	x.near[r].add(&it.near[r], edge{to, t})
 }
 
 // rescale moves all pair weights to a new landmark.
 func (x *Index) rescale(shift float64) {
+	f := float32(shift)
 	for r := range x.near {
-		for i := range x.near[r].w {
-			x.near[r].w[i] = float32(float64(x.near[r].w[i]) * shift)
+		w := x.near[r].w
+		for i := range w {
+			w[i].step *= f
+			w[i].ahead *= f
+			w[i].behind *= f
 		}
 	}
+	for i := range x.items {
+		for r := range x.items[i].out {
+			m := &x.items[i].out[r]
+			m.step *= f
+			m.ahead *= f
+			m.behind *= f
+		}
+	}
+}
+
+// run are the items of a session's slot, in the order they joined.
+func (x *Index) run(s int) []uint32 {
+	base := s * x.cfg.SessionLength
+	return x.sessItem[base : base+int(x.visits[s].n)]
 }
 
 // join puts an item into a session's log and the session into the item's ring.
@@ -364,9 +485,10 @@ func (x *Index) join(key uint64, j uint32, at int64) {
 		seq = x.open(key, at)
 	}
 	s := int(seq) % x.cfg.MaxSessions
-	x.sessLast[s] = max(x.sessLast[s], at)
+	v := &x.visits[s]
+	v.last = max(v.last, at)
 	run := x.sessItem[s*x.cfg.SessionLength : (s+1)*x.cfg.SessionLength]
-	n := int(x.sessLen[s])
+	n := int(v.n)
 	if slices.Contains(run[:n], j) {
 		return
 	}
@@ -375,7 +497,7 @@ func (x *Index) join(key uint64, j uint32, at int64) {
 		n--
 	}
 	run[n] = j
-	x.sessLen[s] = uint8(n + 1)
+	v.n = uint8(n + 1)
 	it := &x.items[j]
 	if it.sessions < math.MaxUint32 {
 		it.sessions++
@@ -396,10 +518,10 @@ func (x *Index) open(key uint64, at int64) uint32 {
 	if s < len(x.sessKey) {
 		delete(x.session, x.sessKey[s])
 	} else {
-		x.sessKey, x.sessLast, x.sessLen = append(x.sessKey, 0), append(x.sessLast, 0), append(x.sessLen, 0)
-		x.sessItem = append(x.sessItem, make([]uint32, x.cfg.SessionLength)...)
+		x.sessKey, x.visits = append(x.sessKey, 0), append(x.visits, slot{})
+		x.sessItem = grow(x.sessItem, len(x.sessItem)+x.cfg.SessionLength)
 	}
-	x.sessKey[s], x.sessLast[s], x.sessLen[s] = key, at, 0
+	x.sessKey[s], x.visits[s] = key, slot{last: at}
 	x.session[key] = seq
 	return seq
 }
@@ -424,43 +546,79 @@ func (x *Index) bump(j uint32, at int64, kind Kind) {
 		add, shift := x.win[w].weight(at)
 		if shift != 1 {
 			for i := range x.items {
-				x.items[i].count[w] *= shift
+				x.items[i].count[w] *= float32(shift)
 			}
 		}
 		if Window(w) == Month {
 			add *= kindWeight[kind]
 		}
-		x.items[j].count[w] += add
+		x.items[j].count[w] += float32(add)
 		x.rise(Window(w), j)
 	}
+	x.climb(j)
 }
 
-// rise restores the order of a top list after the count of j went up. Since
-// stored counts only ever grow, an item outside the list can enter only when it
-// is counted itself, so the list is exact.
+// rise restores the order of a top list after the count of j went up. The list
+// is a heap with its lightest item first. Since stored counts only ever grow, an
+// item outside it can enter only when it is counted itself, so it holds the
+// heaviest exactly.
 func (x *Index) rise(w Window, j uint32) {
 	top := x.top[w]
 	p := int(x.items[j].rank[w]) - 1
 	if p < 0 {
-		switch {
-		case len(top) < x.cfg.TopItems:
-			top = append(top, j)
-			x.top[w] = top
-		case x.items[j].count[w] > x.items[top[len(top)-1]].count[w]:
-			x.items[top[len(top)-1]].rank[w] = 0
-			top[len(top)-1] = j
-		default:
+		if len(top) < x.cfg.TopItems { // at the end, and up to where it belongs
+			x.top[w] = append(top, j)
+			x.settle(w, len(top), j)
 			return
 		}
-		p = len(top) - 1
+		if x.items[j].count[w] <= x.items[top[0]].count[w] {
+			return
+		}
+		x.items[top[0]].rank[w] = 0
+		p = 0
 	}
-	for p > 0 && x.items[j].count[w] > x.items[top[p-1]].count[w] {
-		top[p] = top[p-1]
+	for { // heavier than before: down
+		c := 2*p + 1
+		if c >= len(top) {
+			break
+		}
+		if c+1 < len(top) && x.items[top[c+1]].count[w] < x.items[top[c]].count[w] {
+			c++
+		}
+		if x.items[top[c]].count[w] >= x.items[j].count[w] {
+			break
+		}
+		top[p] = top[c]
 		x.items[top[p]].rank[w] = uint16(p + 1)
-		p--
+		p = c
 	}
 	top[p] = j
 	x.items[j].rank[w] = uint16(p + 1)
+}
+
+// settle moves an item at the end of a top list up to where it belongs.
+func (x *Index) settle(w Window, p int, j uint32) {
+	top := x.top[w]
+	for p > 0 {
+		parent := (p - 1) / 2
+		if x.items[top[parent]].count[w] <= x.items[j].count[w] {
+			break
+		}
+		top[p] = top[parent]
+		x.items[top[p]].rank[w] = uint16(p + 1)
+		p = parent
+	}
+	top[p] = j
+	x.items[j].rank[w] = uint16(p + 1)
+}
+
+// heaviest returns the largest count of a window, 0 where there is none.
+func (x *Index) heaviest(w Window) float32 {
+	most := float32(0)
+	for _, i := range x.top[w] {
+		most = max(most, x.items[i].count[w])
+	}
+	return most
 }
 
 // Product is what the catalogue said of an item.

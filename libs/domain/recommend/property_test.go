@@ -2,10 +2,9 @@ package recommend
 
 import (
 	"bytes"
-	"encoding/binary"
+	stdcmp "cmp"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -48,7 +47,7 @@ func verify(t interface {
 			}
 			seen := map[uint32]bool{}
 			for k := l.off; k < l.off+uint32(l.n); k++ {
-				to, w := x.near[r].to[k], float64(x.near[r].w[k])
+				to, w := x.near[r].to[k], float64(x.near[r].w[k].total())
 				if !known(to) || to == uint32(i) || seen[to] || !(w >= 0 && w < math.MaxFloat32) {
 					t.Errorf("item %d relation %d: neighbour %d weight %g", i, r, to, w)
 				}
@@ -56,48 +55,72 @@ func verify(t interface {
 			}
 		}
 		for w, c := range it.count {
-			if !(c >= 0 && c < math.MaxFloat64) {
+			if !(c >= 0 && c < math.MaxFloat32) {
 				t.Errorf("item %d window %d: count %g", i, w, c)
 			}
 		}
 	}
-	for s, n := range x.sessLen {
-		if int(n) > cfg.SessionLength {
-			t.Errorf("session slot %d: %d items", s, n)
+	for s, v := range x.visits {
+		if int(v.n) > cfg.SessionLength {
+			t.Errorf("session slot %d: %d items", s, v.n)
 		}
-		for _, i := range x.sessItem[s*cfg.SessionLength : s*cfg.SessionLength+int(n)] {
+		for _, i := range x.run(s) {
 			if !known(i) {
 				t.Errorf("session slot %d names item %d", s, i)
 			}
 		}
 	}
+	shelved(t, x)
 	for w := range x.top {
 		top := x.top[w]
 		if len(top) > cfg.TopItems {
 			t.Errorf("top list %d has %d items", w, len(top))
 		}
 		for r, i := range top {
-			if !known(i) || int(x.items[i].rank[w]) != r+1 || r > 0 && x.items[top[r-1]].count[w] < x.items[i].count[w] {
+			if !known(i) || int(x.items[i].rank[w]) != r+1 || r > 0 && x.items[top[(r-1)/2]].count[w] > x.items[i].count[w] {
 				t.Errorf("top list %d place %d: item %d out of order", w, r, i)
 			}
 		}
 	}
 }
 
+// shelved checks the categories' lists.
+func shelved(t interface {
+	Helper()
+	Errorf(string, ...any)
+}, x *Index,
+) {
+	t.Helper()
+	for c, s := range x.shelves {
+		if len(s.top) > shelfTop || len(s.fresh) > shelfFresh {
+			t.Errorf("category %d: %d at the top, %d fresh", c, len(s.top), len(s.fresh))
+		}
+		for _, list := range [][]uint32{s.top, s.fresh} {
+			seen := map[uint32]bool{}
+			for _, i := range list {
+				if int(i) >= len(x.items) || !x.items[i].used || x.items[i].category != uint32(c) || seen[i] {
+					t.Errorf("category %d: item %d", c, i)
+				}
+				seen[i] = true
+			}
+		}
+		for r := 1; r < len(s.top); r++ {
+			if x.items[s.top[r-1]].count[Month] < x.items[s.top[r]].count[Month] {
+				t.Errorf("category %d: place %d out of order", c, r)
+			}
+		}
+	}
+}
+
 // heaviest is the top list by brute force; only its weights are unambiguous.
-func heaviest(x *Index, w Window) []float64 {
-	var all []float64
+func heaviest(x *Index, w Window) []float32 {
+	var all []float32
 	for i := range x.items {
 		if x.items[i].used && x.items[i].count[w] > 0 {
 			all = append(all, x.items[i].count[w])
 		}
 	}
-	slices.SortFunc(all, func(a, b float64) int {
-		if a > b {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(all, func(a, b float32) int { return stdcmp.Compare(b, a) })
 	return all[:min(len(all), x.cfg.TopItems)]
 }
 
@@ -155,7 +178,14 @@ func drawTraffic(t *rapid.T) []func(x *Index) {
 		d := Delta{Session: key, Item: id, Kind: kind, At: at, First: !s.had[what], Previous: others}
 		s.had[what] = true
 		s.prev = append([]Previous{{id, kind, at}}, others...)
-		steps = append(steps, func(x *Index) { x.Apply(d) })
+		q := Query{Session: key, Now: at, KeepSeen: true, Surface: Surface(r.IntN(int(surfaces)))}
+		for _, p := range slices.Backward(others) {
+			q.Items = append(q.Items, QueryItem(p))
+		}
+		steps = append(steps, func(x *Index) {
+			x.Learn(q, id, new(Scratch))
+			x.Apply(d)
+		})
 	}
 	return steps
 }
@@ -163,7 +193,8 @@ func drawTraffic(t *rapid.T) []func(x *Index) {
 func drawQuery(t *rapid.T) Query {
 	q := Query{
 		Session: rapid.Uint64Range(0, 30).Draw(t, "session"), N: rapid.IntRange(0, 25).Draw(t, "n"),
-		Surface: Surface(rapid.IntRange(0, int(surfaces)).Draw(t, "surface")), KeepSeen: rapid.Bool().Draw(t, "keep seen"),
+		Surface: Surface(rapid.IntRange(0, int(surfaces)).Draw(t, "surface")), KeepSeen: rapid.Bool().Draw(t, "keep seen"), KeepCurrent: rapid.Bool().Draw(t, "keep current"),
+		Method:      Method(rapid.IntRange(0, int(ByPopularity)).Draw(t, "method")),
 		PerCategory: rapid.IntRange(0, 3).Draw(t, "per category"), PerBrand: rapid.IntRange(0, 9).Draw(t, "per brand"),
 		Now: start + rapid.Int64Range(-day, 4000*day).Draw(t, "now"),
 	}
@@ -242,7 +273,7 @@ func obeys(t *rapid.T, x *Index, q Query, got []Answer) {
 		}
 		seen[a.Item] = true
 		for j, e := range q.Items {
-			if e.Item == a.Item && (!q.KeepSeen || e.Kind == Order || j == len(q.Items)-1) {
+			if e.Item == a.Item && (e.Kind == Order || j == len(q.Items)-1 && !q.KeepCurrent || a.Item != q.Items[len(q.Items)-1].Item && !q.KeepSeen) {
 				t.Errorf("answer %q is of the session", a.Item)
 			}
 		}
@@ -280,12 +311,13 @@ func TestTopListsAreExact(t *testing.T) {
 			step(x)
 		}
 		for w := range windows {
-			var got []float64
+			var got []float32
 			for _, i := range x.top[w] {
 				if c := x.items[i].count[w]; c > 0 {
 					got = append(got, c)
 				}
 			}
+			slices.SortFunc(got, func(a, b float32) int { return stdcmp.Compare(b, a) })
 			if diff := cmp.Diff(heaviest(x, w), got); diff != "" {
 				t.Fatalf("%s (-want +got)\n%s", w, diff)
 			}
@@ -326,8 +358,8 @@ func TestSequenceNumbersWrap(t *testing.T) {
 	cfg := smallConfig()
 	x := New(cfg)
 	x.nextSeq = x.wrap() - uint32(cfg.MaxSessions)/2 // as after four thousand million sessions
-	x.sessKey, x.sessLast = make([]uint64, cfg.MaxSessions), make([]int64, cfg.MaxSessions)
-	x.sessLen, x.sessItem = make([]uint8, cfg.MaxSessions), make([]uint32, cfg.MaxSessions*cfg.SessionLength)
+	x.sessKey, x.visits = make([]uint64, cfg.MaxSessions), make([]slot, cfg.MaxSessions)
+	x.sessItem = make([]uint32, cfg.MaxSessions*cfg.SessionLength)
 	for k := range cfg.MaxSessions {
 		visit(x, uint64(1000+k)).does(View, start+int64(k), "a", fmt.Sprint("b", k))
 	}
@@ -407,11 +439,13 @@ func TestDamagedSnapshots(t *testing.T) {
 // behind it is reached.
 func FuzzReadIndex(f *testing.F) {
 	good := sampleSnapshot(f)
-	f.Add(good[:len(good)-4])
-	f.Add([]byte(snapshotMagic + "\x01"))
+	f.Add(good[4 : len(good)-8]) // one frame without its length and the end
+	f.Add([]byte(snapshotMagic + "\x02"))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		sum := crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli))
-		x, err := ReadIndex(bytes.NewReader(binary.LittleEndian.AppendUint32(bytes.Clone(body), sum)), smallConfig())
+		var framed bytes.Buffer
+		e := &encoder{w: &framed, table: castagnoli(), buf: body[:min(len(body), chunk)]}
+		e.end()
+		x, err := ReadIndex(&framed, smallConfig())
 		if err != nil {
 			if !errors.Is(err, ErrSnapshot) {
 				t.Fatalf("%v does not wrap ErrSnapshot", err)

@@ -59,15 +59,17 @@ func (v *visitor) does(kind Kind, at int64, items ...string) *visitor {
 
 func near(got, want float64) bool { return math.Abs(got-want) <= 1e-5*max(1, math.Abs(want)) }
 
-// weightOf returns a relation's weight and evidence at a time.
+// tie returns how strongly an item is tied to another at a time.
+func tie(x *Index, r relation, from, to string, now int64) (step, ahead, behind float64, n uint32) {
+	s, _ := x.near[r].find(&x.items[x.id[from]].near[r], x.id[to])
+	worth := x.pair.worth(now)
+	return float64(s.step) * worth, float64(s.ahead) * worth, float64(s.behind) * worth, s.n
+}
+
+// weightOf returns a relation's weight ahead and evidence at a time.
 func weightOf(x *Index, r relation, from, to string, now int64) (float64, uint32) {
-	l := x.items[x.id[from]].near[r]
-	for k := l.off; k < l.off+uint32(l.n); k++ {
-		if x.near[r].to[k] == x.id[to] {
-			return float64(x.near[r].w[k]) * x.pair.worth(now), x.near[r].n[k]
-		}
-	}
-	return 0, 0
+	_, w, _, n := tie(x, r, from, to, now)
+	return w, n
 }
 
 func TestPairWeights(t *testing.T) {
@@ -82,12 +84,11 @@ func TestPairWeights(t *testing.T) {
 		want     float64
 		n        uint32
 	}{
-		{"one step, one gap half-life", next, "a", "b", start + 15*minute, 1. / 2, 1},
-		{"two steps, one gap half-life", next, "a", "c", start + 15*minute, 1. / 2 / 2, 1},
-		{"one step, no gap", next, "b", "c", start + 15*minute, 1, 1},
-		{"next is directed", next, "c", "b", start + 15*minute, 0, 0},
-		{"together is not", together, "c", "b", start + 15*minute, 1, 1},
-		{"an age half-life later", next, "b", "c", start + 15*minute + 21*day, 1. / 2, 1},
+		{"one step, one gap half-life", viewed, "a", "b", start + 15*minute, 1. / 2, 1},
+		{"two steps, one gap half-life", viewed, "a", "c", start + 15*minute, 1. / 2 / 2, 1},
+		{"one step, no gap", viewed, "b", "c", start + 15*minute, 1, 1},
+		{"ahead is directed", viewed, "c", "b", start + 15*minute, 0, 1},
+		{"an age half-life later", viewed, "b", "c", start + 15*minute + 60*day, 1. / 2, 1},
 		{"views are no carts", cartedAfter, "a", "b", start, 0, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -97,16 +98,27 @@ func TestPairWeights(t *testing.T) {
 			}
 		})
 	}
+	for _, tc := range []struct {
+		from, to            string
+		step, ahead, behind float64
+	}{
+		{"a", "b", 1. / 2, 1. / 2, 0},
+		{"b", "a", 0, 0, 1. / 2},
+		{"a", "c", 0, 1. / 4, 0},
+		{"c", "a", 0, 0, 1. / 4},
+	} {
+		step, ahead, behind, _ := tie(x, viewed, tc.from, tc.to, start+15*minute)
+		if !near(step, tc.step) || !near(ahead, tc.ahead) || !near(behind, tc.behind) {
+			t.Errorf("%s-%s: step %g, ahead %g, behind %g, want %g, %g, %g", tc.from, tc.to, step, ahead, behind, tc.step, tc.ahead, tc.behind)
+		}
+	}
 }
 
 func TestReturnToAnItemIsNoSecondSession(t *testing.T) {
 	x := New(smallConfig())
 	visit(x, 1).does(View, start, "a", "b", "a", "b")
-	if w, n := weightOf(x, next, "a", "b", start); !near(w, 2) || n != 1 {
-		t.Errorf("next a-b %g by %d sessions, want 2 by 1", w, n)
-	}
-	if w, n := weightOf(x, together, "a", "b", start); !near(w, 1) || n != 1 {
-		t.Errorf("together a-b %g by %d sessions, want 1 by 1", w, n)
+	if _, ahead, behind, n := tie(x, viewed, "a", "b", start); !near(ahead, 2) || !near(behind, 1) || n != 1 {
+		t.Errorf("a-b ahead %g, behind %g by %d sessions, want 2, 1 by 1", ahead, behind, n)
 	}
 	if n := x.items[x.id["a"]].sessions; n != 1 {
 		t.Errorf("a in %d sessions, want 1", n)
@@ -146,17 +158,17 @@ func TestLandmarkMoves(t *testing.T) {
 	visit(x, 1).does(View, start, "a", "b")
 	far := start + 60*365*day // 60 years: exponents of every scale leave their range
 	visit(x, 2).does(View, far, "b", "c")
-	if w, _ := weightOf(x, next, "b", "c", far); !near(w, 1) {
+	if w, _ := weightOf(x, viewed, "b", "c", far); !near(w, 1) {
 		t.Errorf("new pair %g, want 1", w)
 	}
-	if w, _ := weightOf(x, next, "a", "b", far); w > 1e-9 {
+	if w, _ := weightOf(x, viewed, "a", "b", far); w > 1e-9 {
 		t.Errorf("old pair %g, want nothing", w)
 	}
-	if c := x.items[x.id["c"]].count[Hour] * x.win[Hour].worth(far); !near(c, 1) {
+	if c := float64(x.items[x.id["c"]].count[Hour]) * x.win[Hour].worth(far); !near(c, 1) {
 		t.Errorf("hour count %g, want 1", c)
 	}
 	visit(x, 3).does(View, start, "c", "a") // known late
-	if w, _ := weightOf(x, next, "c", "a", far); math.IsNaN(w) || w > 1e-9 {
+	if w, _ := weightOf(x, viewed, "c", "a", far); math.IsNaN(w) || w > 1e-9 {
 		t.Errorf("late pair %g, want nothing", w)
 	}
 }
@@ -182,17 +194,11 @@ func TestNeighbourScore(t *testing.T) {
 	}
 	got := map[string]float64{}
 	for _, c := range s.cands {
-		got[x.ids[c.item]] = float64(c.feat[knn])
+		// Both items are in one of two sessions: the same factor 1 + w ln 2.
+		got[x.ids[c.item]] = float64(c.from[fromSessions]) / (1 + cfg.IDFWeight*math.Ln2)
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateApprox(1e-5, 0)); diff != "" {
 		t.Errorf("votes (-want +got)\n%s", diff)
-	}
-	// Both items are in one of two sessions: the same factor 1 + w ln 2.
-	x.rank(&q, s, nil, 0)
-	for _, c := range s.cands {
-		if f := float64(c.feat[knn]) / want[x.ids[c.item]]; !near(f, 1+cfg.IDFWeight*math.Ln2) {
-			t.Errorf("%s: inverse frequency factor %g, want %g", x.ids[c.item], f, 1+cfg.IDFWeight*math.Ln2)
-		}
 	}
 }
 
@@ -211,14 +217,14 @@ func TestRelatedShares(t *testing.T) {
 	x.relate(&q, s)
 	x.walk(&q, s)
 	share := map[string]float64{"b": 3. / (4 + smoothing), "c": 1. / (4 + smoothing)}
-	// b's row: a 3, d 1; c's row: a 1. The walk may not return to a.
+	// From a to b .6 and on to d, of b's ties d 1 and back to a 3.
 	hops := map[string]float64{"d": 3. / (4 + smoothing) * 1 / (4 + smoothing)}
 	for _, c := range s.cands {
 		id := x.ids[c.item]
-		if got := float64(c.feat[together]); !near(got, share[id]) {
+		if got := float64(c.from[fromAhead]); !near(got, share[id]) {
 			t.Errorf("%s: share %g, want %g", id, got, share[id])
 		}
-		if got := float64(c.feat[walk]); !near(got, hops[id]) {
+		if got := float64(c.from[fromWalk]); !near(got, hops[id]) {
 			t.Errorf("%s: walk %g, want %g", id, got, hops[id])
 		}
 	}
@@ -233,7 +239,9 @@ func TestWindows(t *testing.T) {
 		visit(x, 1+k).does(View, start+int64(k)*hour, "steady")
 	}
 	now := start + 47*hour
-	count := func(w Window, at int64) float64 { return x.items[x.id["steady"]].count[w] * x.win[w].worth(at) }
+	count := func(w Window, at int64) float64 {
+		return float64(x.items[x.id["steady"]].count[w]) * x.win[w].worth(at)
+	}
 	e := math.Exp(-1)
 	for _, tc := range []struct {
 		name string

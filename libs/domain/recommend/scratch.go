@@ -1,35 +1,20 @@
 package recommend
 
-// source is where a candidate's score comes from. The relations come first and
-// have their own numbers.
-type source uint8
-
-const (
-	knn     = source(relations) + iota // similar sessions
-	walk                               // two hops over together
-	own                                // the session's own earlier items, where they may come back
-	sources = source(relations) + iota
-)
-
-// reasonOf names the evidence of each source.
-var reasonOf = [sources]ReasonKind{
-	source(next): ViewedAfter, source(together): SeenTogether, source(cartedAfter): CartedAfter,
-	source(boughtAfter): BoughtAfter, source(boughtWith): BoughtWith, knn: SimilarSessions, walk: RelatedThrough, own: SeenBefore,
-}
-
-// reasonsPerAnswer is the number of reasons given, strongest first.
-const reasonsPerAnswer = 3
-
 // mark is what one answer knows of an item; it counts only if epoch is the
 // scratch's.
 type mark struct {
-	epoch   uint32
-	cand    uint32 // place in candidates plus 1; 0 is none
-	pos     uint8  // place in the query plus 1, newest first; 0 is none
-	blocked bool
-	taken   bool // answered already
-	filled  bool // in the trending heap
-}
+	epoch uint32
+	cand  uint16 // place in candidates plus 1; 0 is none
+	pos   uint8  // place in the query plus 1, newest first; 0 is none
+	is    uint8
+} // 8 bytes: it is read for every item of every neighbour
+
+// Bits of mark.is.
+const (
+	blocked uint8 = 1 << iota // may not be shown
+	taken                     // answered already
+	filled                    // in the trending heap
+)
 
 // slotMark is what one answer knows of a session slot.
 type slotMark struct {
@@ -40,11 +25,9 @@ type slotMark struct {
 // candidate is an item that may be answered, with what each source says.
 type candidate struct {
 	item uint32
-	feat [sources]float32
-	best [sources]float32 // largest single contribution, of from and n
-	from [sources]uint32  // the other item
-	n    [sources]uint32  // evidence
-}
+	via  uint32 // item of the strongest first hop that led to it
+	from [sources]float32
+} // 64 bytes: one cache line
 
 // ranked is an element of a heap: a candidate or item with its score.
 type ranked struct {
@@ -68,36 +51,41 @@ func (a neighbour) before(b neighbour) bool {
 	return a.sim > b.sim || a.sim == b.sim && a.age < b.age
 }
 
-// Scratch is the working memory of [Index.Recommend]: one per concurrent
-// answer, reused, for example from a sync.Pool. The zero value is ready. It grows
-// with the index and is of the same order for every answer after that: 12 bytes
-// an item, 8 a session, and about half a megabyte.
+// Scratch is the working memory of [Index.Recommend] and [Index.Learn]: one per
+// concurrent answer, reused, for example from a sync.Pool. The zero value is
+// ready. It grows with the index and is of the same order for every answer after
+// that: 12 bytes an item, 8 a session, and about a quarter of a megabyte.
 type Scratch struct {
 	epoch   uint32
 	marks   []mark
 	visits  []slotMark
 	query   []queryItem
+	reloads int // how often the current item was looked at twice in a row
+	repeats int // events of the query on items it already had
 	touched []uint32
 	near    []neighbour
 	cands   []candidate
+	feats   []row
+	logits  []float32
 	heap    []ranked
 	taken   []uint32
 	reasons []Reason
-	inverse [sources]float64 // 1 / largest value of the source
 	hops    []hop
 	roots   []float32 // 1/sqrt(i)
+	asked   []QueryItem
+	looks   []look
 }
 
 type queryItem struct {
-	item uint32
-	kind Kind
+	item  uint32
+	kind  Kind
+	times uint8 // events on it
 }
 
 // hop is a neighbour followed in the first step of the walk.
 type hop struct {
 	item uint32
 	p    float32
-	n    uint32
 }
 
 // begin makes room for an answer over x.
@@ -109,9 +97,10 @@ func (s *Scratch) begin(x *Index) {
 		s.epoch = 1
 	}
 	s.marks = grow(s.marks, len(x.items))
-	s.visits = grow(s.visits, len(x.sessKey))
-	if cap(s.cands) < x.cfg.MaxCandidates {
-		s.cands = make([]candidate, 0, x.cfg.MaxCandidates)
+	s.visits = grow(s.visits, len(x.visits))
+	if n := x.cfg.MaxCandidates; cap(s.cands) < n {
+		s.cands, s.feats = make([]candidate, 0, n), make([]row, n)
+		s.logits, s.looks = make([]float32, 0, n), make([]look, 0, secondTop)
 	}
 	if want := reasonsPerAnswer * x.cfg.MaxAnswers; cap(s.reasons) < want {
 		s.reasons = make([]Reason, 0, want)
@@ -120,7 +109,8 @@ func (s *Scratch) begin(x *Index) {
 		s.roots = append(s.roots, inverseRoot(i))
 	}
 	s.query, s.touched, s.near, s.cands = s.query[:0], s.touched[:0], s.near[:0], s.cands[:0]
-	s.heap, s.taken, s.reasons = s.heap[:0], s.taken[:0], s.reasons[:0]
+	s.heap, s.taken, s.reasons, s.logits = s.heap[:0], s.taken[:0], s.reasons[:0], s.logits[:0]
+	s.reloads, s.repeats = 0, 0
 }
 
 // mark returns what this answer knows of item i.
@@ -139,22 +129,14 @@ func (s *Scratch) candidate(x *Index, i uint32) *candidate {
 	if m.cand != 0 {
 		return &s.cands[m.cand-1]
 	}
-	if m.blocked || x.items[i].inactive || len(s.cands) == x.cfg.MaxCandidates {
+	if m.is&blocked != 0 || len(s.cands) == x.cfg.MaxCandidates || x.items[i].inactive {
 		return nil
 	}
 	s.cands = s.cands[:len(s.cands)+1]
 	c := &s.cands[len(s.cands)-1]
 	*c = candidate{item: i}
-	m.cand = uint32(len(s.cands))
+	m.cand = uint16(len(s.cands))
 	return c
-}
-
-// add puts a contribution of a source on the candidate.
-func (c *candidate) add(src source, w float32, from, n uint32) {
-	c.feat[src] += w
-	if w > c.best[src] {
-		c.best[src], c.from[src], c.n[src] = w, from, n
-	}
 }
 
 // heapify orders the heap, its best element first.

@@ -1,13 +1,9 @@
 package recommend
 
 import (
-	"bufio"
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash"
-	"hash/crc32"
 	"io"
 	"math"
 	"slices"
@@ -17,61 +13,22 @@ import (
 // are not a snapshot this version can restore; other errors come from the reader.
 var ErrSnapshot = errors.New("not a usable snapshot")
 
+// Version 1 had other relations and no ranker; it is not read any more: the
+// index is then built from its log.
 const (
 	snapshotMagic   = "SILLRECO"
-	snapshotVersion = 1
+	snapshotVersion = 2
 )
-
-// encoder writes little-endian values and sums what it wrote.
-type encoder struct {
-	w   *bufio.Writer
-	sum hash.Hash32
-	n   int64
-	buf [binary.MaxVarintLen64]byte
-	err error
-}
-
-func (e *encoder) bytes(b []byte) {
-	if e.err != nil {
-		return
-	}
-	n, err := e.w.Write(b)
-	e.n, e.err = e.n+int64(n), err
-	e.sum.Write(b)
-}
-
-func (e *encoder) uint(v uint64) { e.bytes(binary.AppendUvarint(e.buf[:0], v)) }
-func (e *encoder) int(v int64)   { e.bytes(binary.AppendVarint(e.buf[:0], v)) }
-func (e *encoder) float(v float64) {
-	e.bytes(binary.LittleEndian.AppendUint64(e.buf[:0], math.Float64bits(v)))
-}
-
-func (e *encoder) float32(v float32) {
-	e.bytes(binary.LittleEndian.AppendUint32(e.buf[:0], math.Float32bits(v)))
-}
-
-func (e *encoder) text(s string) {
-	e.uint(uint64(len(s)))
-	e.bytes([]byte(s))
-}
-
-func (e *encoder) flag(b bool) {
-	if b {
-		e.uint(1)
-	} else {
-		e.uint(0)
-	}
-}
 
 // WriteTo writes a snapshot: a magic word, a version, the content, and a CRC-32C
 // of it all. It only reads the index. Equal indexes write equal bytes, and so
 // does an index restored from a snapshot under the same Config.
 func (x *Index) WriteTo(w io.Writer) (int64, error) {
-	e := &encoder{w: bufio.NewWriterSize(w, 1<<16), sum: crc32.New(crc32.MakeTable(crc32.Castagnoli))}
-	e.bytes([]byte(snapshotMagic))
+	e := &encoder{w: w, table: castagnoli(), buf: make([]byte, 0, chunk)}
+	e.buf = append(e.buf, snapshotMagic...)
 	e.uint(snapshotVersion)
 	for _, d := range x.decays() {
-		e.float(d.tau)
+		e.f64(d.tau)
 		e.int(d.landmark)
 		e.flag(d.set)
 	}
@@ -84,7 +41,7 @@ func (x *Index) WriteTo(w io.Writer) (int64, error) {
 	}
 
 	// Sessions oldest first, numbered from 0.
-	held := len(x.sessKey)
+	held := len(x.visits)
 	oldest := 0
 	if held == x.cfg.MaxSessions {
 		oldest = int(x.nextSeq) % x.cfg.MaxSessions
@@ -92,76 +49,105 @@ func (x *Index) WriteTo(w io.Writer) (int64, error) {
 	e.uint(uint64(held))
 	for k := range held {
 		s := (oldest + k) % held
-		e.uint(x.sessKey[s])
-		e.int(x.sessLast[s])
-		e.uint(uint64(x.sessLen[s]))
-		for _, i := range x.sessItem[s*x.cfg.SessionLength : s*x.cfg.SessionLength+int(x.sessLen[s])] {
-			e.uint(uint64(i))
+		e.u64(x.sessKey[s])
+		e.u64(uint64(x.visits[s].last))
+		e.u8(x.visits[s].n)
+	}
+	for k := range held {
+		for _, i := range x.run((oldest + k) % held) {
+			e.u32(i)
 		}
 	}
-
-	e.uint(uint64(len(x.items)))
-	for i := range x.items {
-		x.writeItem(e, uint32(i), oldest, held)
+	x.writeItems(e, oldest, held)
+	for r := range x.near {
+		x.writeEdges(e, relation(r))
 	}
 	e.uint(uint64(len(x.spare)))
 	for _, i := range x.spare {
-		e.uint(uint64(i))
+		e.u32(i)
 	}
 	e.uint(uint64(x.cfg.TopItems))
 	for w := range x.top {
-		e.uint(uint64(len(x.top[w])))
-		for _, i := range x.top[w] {
-			e.uint(uint64(i))
-		}
+		e.list(x.top[w])
 	}
-	sum := e.sum.Sum32()
-	e.bytes(binary.LittleEndian.AppendUint32(nil, sum))
-	if e.err == nil {
-		e.err = e.w.Flush()
+	for _, s := range x.shelves {
+		e.list(s.top)
+		e.list(s.fresh)
 	}
+	x.ranker.write(e)
+	e.end()
 	if e.err != nil {
 		return e.n, fmt.Errorf("write recommender snapshot: %w", e.err)
 	}
 	return e.n, nil
 }
 
-func (x *Index) writeItem(e *encoder, i uint32, oldest, held int) {
-	it := &x.items[i]
-	e.flag(it.used)
-	if !it.used {
-		return
+// list writes item numbers.
+func (e *encoder) list(items []uint32) {
+	e.uint(uint64(len(items)))
+	for _, i := range items {
+		e.u32(i)
 	}
-	e.text(x.ids[i])
-	e.text(x.names[i])
-	e.uint(uint64(it.category))
-	e.uint(uint64(it.brand))
-	e.int(it.price)
-	e.flag(it.inactive)
-	e.int(it.seen)
-	e.uint(uint64(it.sessions))
-	for _, c := range it.count {
-		e.float(c)
-	}
-	live := 0 // newest first, the sessions still in the log
-	for live < int(it.post.n) {
-		if _, ok := x.slot(x.posts.at(&it.post, live)); !ok {
-			break
+}
+
+func (x *Index) writeItems(e *encoder, oldest, held int) {
+	e.uint(uint64(len(x.items)))
+	for i := range x.items {
+		it := &x.items[i]
+		e.flag(it.used)
+		if !it.used {
+			continue
 		}
-		live++
+		e.text(x.ids[i])
+		e.text(x.names[i])
+		e.uint(uint64(it.category))
+		e.uint(uint64(it.brand))
+		e.int(it.price)
+		e.flag(it.inactive)
+		e.int(it.seen)
+		e.uint(uint64(it.sessions))
+		for _, c := range it.count {
+			e.f32(c)
+		}
+		live := 0 // newest first, the sessions still in the log
+		for live < int(it.post.n) {
+			if _, ok := x.slot(x.posts.at(&it.post, live)); !ok {
+				break
+			}
+			live++
+		}
+		e.uint(uint64(live))
+		for k := live - 1; k >= 0; k-- {
+			s, _ := x.slot(x.posts.at(&it.post, k))
+			e.u32(uint32((s - oldest + held) % held))
+		}
 	}
-	e.uint(uint64(live))
-	for k := live - 1; k >= 0; k-- {
-		s, _ := x.slot(x.posts.at(&it.post, k))
-		e.uint(uint64((s - oldest + held) % held))
-	}
-	for r := range it.near {
-		l, near := &it.near[r], &x.near[r]
+}
+
+func (x *Index) writeEdges(e *encoder, r relation) {
+	near := &x.near[r]
+	for i := range x.items {
+		it := &x.items[i]
+		l := &it.near[r]
 		e.uint(uint64(l.n))
+		if l.n == 0 && it.out[r] == (mass{}) {
+			e.flag(false)
+			continue
+		}
+		e.flag(true)
+		m := &it.out[r]
+		e.f32(m.step)
+		e.f32(m.ahead)
+		e.f32(m.behind)
 		for k := l.off; k < l.off+uint32(l.n); k++ {
-			e.uint(uint64(near.to[k]))
-			e.float32(near.w[k])
-			e.uint(uint64(near.n[k]))
+			w := &near.w[k]
+			e.room()
+			b := binary.LittleEndian.AppendUint32(e.buf, near.to[k])
+			b = binary.LittleEndian.AppendUint32(b, w.n)
+			e.buf = b
+			e.f32(w.step)
+			e.f32(w.ahead)
+			e.f32(w.behind)
 		}
 	}
 }
@@ -175,117 +161,18 @@ func (x *Index) decays() []*decay {
 	return ds
 }
 
-// decoder reads what an encoder wrote; after the first error it returns zeros.
-type decoder struct {
-	r   *bufio.Reader
-	sum hash.Hash32
-	err error
-	buf [8]byte
-	one [1]byte
-}
-
-func (d *decoder) fail(format string, a ...any) {
-	if d.err == nil {
-		d.err = fmt.Errorf("%w: "+format, append([]any{ErrSnapshot}, a...)...)
-	}
-}
-
-func (d *decoder) bytes(b []byte) {
-	if d.err != nil {
-		clear(b)
-		return
-	}
-	if _, err := io.ReadFull(d.r, b); err != nil {
-		clear(b)
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			d.fail("it ends early")
-		} else {
-			d.err = err
-		}
-		return
-	}
-	d.sum.Write(b)
-}
-
-// ReadByte makes the decoder fit for binary.ReadUvarint.
-func (d *decoder) ReadByte() (byte, error) {
-	d.bytes(d.one[:])
-	return d.one[0], d.err
-}
-
-func (d *decoder) uint(most uint64) uint64 {
-	if d.err != nil {
-		return 0
-	}
-	v, err := binary.ReadUvarint(d)
-	if err != nil && d.err == nil {
-		d.fail("a number is too long")
-	}
-	if v > most {
-		d.fail("%d where at most %d may stand", v, most)
-	}
-	if d.err != nil {
-		return 0
-	}
-	return v
-}
-
-func (d *decoder) int() int64 {
-	if d.err != nil {
-		return 0
-	}
-	v, err := binary.ReadVarint(d)
-	if err != nil && d.err == nil {
-		d.fail("a number is too long")
-	}
-	return v
-}
-
-// float reads a finite number that is not negative.
-func (d *decoder) float() float64 {
-	d.bytes(d.buf[:8])
-	v := math.Float64frombits(binary.LittleEndian.Uint64(d.buf[:8]))
-	if !(v >= 0 && v <= math.MaxFloat64) {
-		d.fail("a weight of %g", v)
-		return 0
-	}
-	return v
-}
-
-func (d *decoder) float32() float32 {
-	d.bytes(d.buf[:4])
-	v := math.Float32frombits(binary.LittleEndian.Uint32(d.buf[:4]))
-	if !(v >= 0 && v <= math.MaxFloat32) {
-		d.fail("a weight of %g", v)
-		return 0
-	}
-	return v
-}
-
-func (d *decoder) text(most uint64) string {
-	b := make([]byte, d.uint(most))
-	d.bytes(b)
-	return string(b)
-}
-
-func (d *decoder) flag() bool { return d.uint(1) == 1 }
-
 // ReadIndex restores a snapshot under cfg. Decay times must be those of the
 // snapshot; smaller caps keep what is newest or heaviest. Bytes that are not a
 // whole, unchanged snapshot give an error that wraps [ErrSnapshot], never a
-// partial index.
+// partial index. It reads up to the snapshot's end and not further.
 func ReadIndex(r io.Reader, cfg Config) (*Index, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("read recommender snapshot: %w", err)
 	}
-	d := &decoder{r: bufio.NewReaderSize(r, 1<<16), sum: crc32.New(crc32.MakeTable(crc32.Castagnoli))}
+	d := &decoder{r: r, table: castagnoli()}
 	x := New(cfg)
 	x.restore(d)
-	want := d.sum.Sum32()
-	d.bytes(d.buf[:4])
-	if got := binary.LittleEndian.Uint32(d.buf[:4]); got != want {
-		d.fail("checksum %08x, want %08x", got, want)
-	}
+	d.end()
 	if d.err != nil {
 		return nil, fmt.Errorf("read recommender snapshot: %w", d.err)
 	}
@@ -296,9 +183,10 @@ func ReadIndex(r io.Reader, cfg Config) (*Index, error) {
 }
 
 func (x *Index) restore(d *decoder) {
-	var magic [len(snapshotMagic)]byte
-	d.bytes(magic[:])
-	if string(magic[:]) != snapshotMagic {
+	if !d.need(len(snapshotMagic)) {
+		return
+	}
+	if string(d.take(len(snapshotMagic))) != snapshotMagic {
 		d.fail("it does not begin with %q", snapshotMagic)
 		return
 	}
@@ -307,7 +195,7 @@ func (x *Index) restore(d *decoder) {
 		return
 	}
 	for _, scale := range x.decays() {
-		if tau := d.float(); tau != scale.tau {
+		if tau := d.f64(); tau != scale.tau {
 			d.fail("a decay time of %g ms, configured is %g ms", tau, scale.tau)
 			return
 		}
@@ -323,22 +211,24 @@ func (x *Index) restore(d *decoder) {
 		x.internText(t)
 	}
 	skip := x.restoreSessions(d)
-	n := d.uint(1 << 26)
-	for i := uint32(0); uint64(i) < n && d.err == nil; i++ {
-		x.restoreItem(d, i, uint32(n), skip)
+	x.restoreItems(d, skip)
+	for r := range x.near {
+		x.restoreEdges(d, relation(r))
 	}
-	for range d.uint(n) {
-		if i := d.uint(n); d.err == nil && i < n && !x.items[i].used {
-			x.spare = append(x.spare, uint32(i))
+	n := uint64(len(x.items))
+	d.each(int(d.uint(n)), 4, func(_ int, b []byte) {
+		if i := binary.LittleEndian.Uint32(b); uint64(i) < n && !x.items[i].used {
+			x.spare = append(x.spare, i)
 		} else {
 			d.fail("an item both used and spare")
-			return
 		}
-	}
+	})
 	if d.err == nil && len(x.spare)+len(x.id) != int(n) {
 		d.fail("%d items, of which %d used and %d spare", n, len(x.id), len(x.spare))
 	}
-	x.restoreTop(d, n)
+	x.restoreTop(d)
+	x.restoreShelves(d)
+	x.ranker.restore(d)
 	x.check(d)
 }
 
@@ -347,91 +237,162 @@ func (x *Index) restoreSessions(d *decoder) (skip int) {
 	held := int(d.uint(1 << 28))
 	skip = max(0, held-x.cfg.MaxSessions)
 	total := x.total
-	for k := 0; k < held && d.err == nil; k++ {
-		key, last, n := d.uint(math.MaxUint64), d.int(), int(d.uint(255))
-		if k >= skip {
-			if _, twice := x.session[key]; twice {
-				d.fail("session %d stands twice", key)
-				return skip
-			}
-			x.open(key, last)
+	const size = 17
+	var lengths []uint8
+	d.each(held, size, func(k int, b []byte) {
+		if k == 0 {
+			x.session = make(map[uint64]uint32, min(held, x.cfg.MaxSessions, 1<<22))
 		}
-		drop := max(0, n-x.cfg.SessionLength)
-		for p := range n {
-			i := uint32(d.uint(math.MaxUint32))
-			if s := k - skip; s >= 0 && p >= drop {
-				x.sessItem[s*x.cfg.SessionLength+p-drop] = i
-				x.sessLen[s] = uint8(p - drop + 1)
+		key := binary.LittleEndian.Uint64(b)
+		lengths = append(lengths, b[16])
+		if k < skip {
+			return
+		}
+		if _, twice := x.session[key]; twice {
+			d.fail("session %d stands twice", key)
+			return
+		}
+		x.open(key, int64(binary.LittleEndian.Uint64(b[8:])))
+	})
+	x.total = total
+	for k, n := range lengths {
+		drop := max(0, int(n)-x.cfg.SessionLength)
+		s := k - skip
+		d.each(int(n), 4, func(p int, b []byte) {
+			if s >= 0 && p >= drop {
+				x.sessItem[s*x.cfg.SessionLength+p-drop] = binary.LittleEndian.Uint32(b)
+				x.visits[s].n++
 			}
+		})
+		if d.err != nil {
+			break
 		}
 	}
-	x.total = total
 	return skip
 }
 
-func (x *Index) restoreItem(d *decoder, i, n uint32, skip int) {
-	x.items = append(x.items, item{})
-	x.ids, x.names = append(x.ids, ""), append(x.names, "")
-	it := &x.items[i]
-	if !d.flag() {
-		return
-	}
-	it.used = true
-	id := d.text(maxID)
-	if _, twice := x.id[id]; twice || id == "" {
-		d.fail("item %q stands twice or has no id", id)
-		return
-	}
-	x.id[id], x.ids[i], x.names[i] = i, id, d.text(maxName)
-	it.category, it.brand = uint32(d.uint(uint64(len(x.text)-1))), uint32(d.uint(uint64(len(x.text)-1)))
-	it.price, it.inactive, it.seen = d.int(), d.flag(), d.int()
-	it.sessions = uint32(d.uint(math.MaxUint32))
-	for w := range it.count {
-		it.count[w] = d.float()
-	}
-	for range d.uint(math.MaxUint16) {
-		s := int(d.uint(1<<28)) - skip
-		if d.err != nil {
+func (x *Index) restoreItems(d *decoder, skip int) {
+	n := uint32(d.uint(1 << 26))
+	x.id = make(map[string]uint32, min(n, 1<<20)) // a liar gets no more
+	for i := uint32(0); i < n && d.err == nil; i++ {
+		x.items = append(x.items, item{})
+		x.ids, x.names = append(x.ids, ""), append(x.names, "")
+		it := &x.items[i]
+		if !d.flag() {
+			continue
+		}
+		it.used = true
+		id := d.text(maxID)
+		if _, twice := x.id[id]; twice || id == "" {
+			d.fail("item %q stands twice or has no id", id)
 			return
 		}
-		if s >= len(x.sessKey) {
-			d.fail("item %q names session %d of %d", id, s, len(x.sessKey))
-			return
+		x.id[id], x.ids[i], x.names[i] = i, id, d.text(maxName)
+		it.category, it.brand = uint32(d.uint(uint64(len(x.text)-1))), uint32(d.uint(uint64(len(x.text)-1)))
+		it.price, it.inactive, it.seen = d.int(), d.flag(), d.int()
+		it.octave = octaveOf(it.price)
+		it.sessions = uint32(d.uint(math.MaxUint32))
+		for w := range it.count {
+			it.count[w] = d.weight()
 		}
-		if s >= 0 {
-			x.posts.push(&it.post, uint32(s))
-		}
+		live := int(d.uint(math.MaxUint16))
+		d.each(live, 4, func(_ int, b []byte) {
+			s := int(binary.LittleEndian.Uint32(b)) - skip
+			if s >= len(x.visits) {
+				d.fail("item %q names session %d of %d", id, s, len(x.visits))
+			} else if s >= 0 {
+				x.posts.push(&it.post, uint32(s))
+			}
+		})
 	}
-	for r := range it.near {
-		for range d.uint(math.MaxUint16) {
-			to := uint32(d.uint(uint64(n)))
-			w, count := d.float32(), uint32(d.uint(math.MaxUint32))
+}
+
+func (x *Index) restoreEdges(d *decoder, r relation) {
+	near := &x.near[r]
+	for i := range x.items {
+		n := int(d.uint(math.MaxUint16))
+		if !d.flag() {
+			if n > 0 {
+				d.fail("neighbours of no weight")
+			}
 			if d.err != nil {
 				return
 			}
-			x.near[r].append(&it.near[r], edge{to, w, count})
+			continue
+		}
+		it := &x.items[i]
+		it.out[r] = mass{d.weight(), d.weight(), d.weight()}
+		l := &it.near[r]
+		if n > 0 && n <= near.cap {
+			near.enlarge(l, near.classOf(n))
+		}
+		const size = 20
+		d.each(n, size, func(_ int, b []byte) {
+			word := binary.LittleEndian.Uint32
+			x := edge{word(b), strength{
+				math.Float32frombits(word(b[8:])), math.Float32frombits(word(b[12:])), math.Float32frombits(word(b[16:])), word(b[4:]),
+			}}
+			for _, v := range [...]float32{x.step, x.ahead, x.behind} {
+				if !(v >= 0 && v <= math.MaxFloat32) {
+					d.fail("a weight of %g", v)
+				}
+			}
+			near.append(l, x)
+		})
+		if d.err != nil {
+			return
 		}
 	}
 }
 
+// numbers reads a list of known items.
+func (x *Index) numbers(d *decoder, most int, f func(i uint32)) {
+	d.each(int(d.uint(uint64(most))), 4, func(_ int, b []byte) {
+		if i := binary.LittleEndian.Uint32(b); int(i) < len(x.items) && x.items[i].used {
+			f(i)
+		} else {
+			d.fail("a list names item %d", i)
+		}
+	})
+}
+
 // restoreTop reads the top lists, or makes them anew if their length changed.
-func (x *Index) restoreTop(d *decoder, n uint64) {
+func (x *Index) restoreTop(d *decoder) {
 	size := int(d.uint(math.MaxUint16))
 	for w := range x.top {
-		for range d.uint(uint64(size)) {
-			i := d.uint(n)
-			if d.err != nil {
+		x.numbers(d, size, func(i uint32) {
+			if x.items[i].rank[w] != 0 {
+				d.fail("a top list names item %d twice", i)
 				return
 			}
-			if i >= n || !x.items[i].used || x.items[i].rank[w] != 0 {
-				d.fail("a top list names item %d", i)
-				return
-			}
-			x.top[w] = append(x.top[w], uint32(i))
+			x.top[w] = append(x.top[w], i)
 			x.items[i].rank[w] = uint16(len(x.top[w]))
-		}
-		if size != x.cfg.TopItems {
+			if p := len(x.top[w]) - 1; x.items[x.top[w][max(p-1, 0)/2]].count[w] > x.items[i].count[w] {
+				d.fail("a top list is out of order")
+			}
+		})
+		if d.err == nil && size != x.cfg.TopItems {
 			x.rebuildTop(Window(w))
+		}
+	}
+}
+
+func (x *Index) restoreShelves(d *decoder) {
+	for c := range x.shelves {
+		s := &x.shelves[c]
+		keep := func(to *[]uint32) func(i uint32) {
+			return func(i uint32) {
+				if x.items[i].category != uint32(c) || c == 0 || slices.Contains(*to, i) {
+					d.fail("item %d is on the shelf of a category not its own, or twice", i)
+					return
+				}
+				*to = append(*to, i)
+			}
+		}
+		x.numbers(d, shelfTop, keep(&s.top))
+		x.numbers(d, shelfFresh, keep(&s.fresh))
+		if d.err != nil {
+			return
 		}
 	}
 }
@@ -440,16 +401,11 @@ func (x *Index) rebuildTop(w Window) {
 	x.top[w] = x.top[w][:0]
 	for i := range x.items {
 		x.items[i].rank[w] = 0
-		if x.items[i].used && x.items[i].count[w] > 0 {
-			x.top[w] = append(x.top[w], uint32(i))
-		}
 	}
-	slices.SortFunc(x.top[w], func(a, b uint32) int {
-		return cmp.Or(cmp.Compare(x.items[b].count[w], x.items[a].count[w]), cmp.Compare(a, b))
-	})
-	x.top[w] = slices.Clone(x.top[w][:min(len(x.top[w]), x.cfg.TopItems)])
-	for r, i := range x.top[w] {
-		x.items[i].rank[w] = uint16(r + 1)
+	for i := range x.items {
+		if x.items[i].used && x.items[i].count[w] > 0 {
+			x.rise(w, uint32(i))
+		}
 	}
 }
 
@@ -459,8 +415,8 @@ func (x *Index) check(d *decoder) {
 		return
 	}
 	good := func(i uint32) bool { return int(i) < len(x.items) && x.items[i].used }
-	for s := range x.sessLen {
-		for _, i := range x.sessItem[s*x.cfg.SessionLength : s*x.cfg.SessionLength+int(x.sessLen[s])] {
+	for s := range x.visits {
+		for _, i := range x.run(s) {
 			if !good(i) {
 				d.fail("a session names item %d", i)
 				return
@@ -468,8 +424,13 @@ func (x *Index) check(d *decoder) {
 		}
 	}
 	for i := range x.items {
-		for r := range x.items[i].near {
-			l := x.items[i].near[r]
+		it := &x.items[i]
+		for r := range it.near {
+			l := it.near[r]
+			if l.n > 0 && !it.used {
+				d.fail("neighbours of no item")
+				return
+			}
 			for _, to := range x.near[r].to[l.off : l.off+uint32(l.n)] {
 				if !good(to) {
 					d.fail("a neighbour is item %d", to)
@@ -478,4 +439,85 @@ func (x *Index) check(d *decoder) {
 			}
 		}
 	}
+}
+
+// write puts the ranker into a snapshot, with its measures.
+func (r *ranker) write(e *encoder) {
+	e.uint(heads)
+	e.uint(buckets)
+	e.uint(uint64(features))
+	e.uint(uint64(inputs))
+	e.uint(hidden)
+	for h := range r.head {
+		e.uint(r.head[h].learned)
+		r.head[h].each(func(c *coordinates) {
+			for f := range c.w {
+				e.f32(c.w[f])
+				e.f32(c.g[f])
+			}
+		})
+	}
+	r.second.write(e)
+}
+
+func (n *network) write(e *encoder) {
+	for f := range n.in {
+		for h := range n.in[f] {
+			e.f32(n.in[f][h])
+			e.f32(n.inGrad[f][h])
+		}
+	}
+	for h := range n.out {
+		e.f32(n.out[h])
+		e.f32(n.outGrad[h])
+	}
+	e.uint(n.lessons)
+	e.u64(math.Float64bits(n.mean))
+	e.u64(math.Float64bits(n.square))
+	e.flag(n.on)
+}
+
+func (n *network) restore(d *decoder) {
+	for f := range n.in {
+		for h := range n.in[f] {
+			n.in[f][h], n.inGrad[f][h] = d.coordinate(), d.weight()
+		}
+	}
+	for h := range n.out {
+		n.out[h], n.outGrad[h] = d.coordinate(), d.weight()
+	}
+	n.lessons = d.uint(math.MaxUint64)
+	n.mean, n.square, n.on = d.f64(), d.f64(), d.flag()
+	if !(n.mean >= -1 && n.mean <= 1 && n.square >= 0 && n.square <= 1) {
+		d.fail("a gate at %g and %g", n.mean, n.square)
+	}
+}
+
+// each visits all coordinates in a fixed order.
+func (h *head) each(f func(*coordinates)) {
+	f(&h.shared)
+	for b := range h.own {
+		f(&h.own[b])
+	}
+}
+
+func (r *ranker) restore(d *decoder) {
+	if d.uint(math.MaxUint8) != heads || d.uint(math.MaxUint8) != buckets || d.uint(math.MaxUint8) != uint64(features) ||
+		d.uint(math.MaxUint8) != uint64(inputs) || d.uint(math.MaxUint8) != hidden {
+		d.fail("a ranker of other measures")
+		return
+	}
+	for h := range r.head {
+		h := &r.head[h]
+		h.learned = d.uint(math.MaxUint64)
+		h.each(func(c *coordinates) {
+			for f := range c.w {
+				c.w[f], c.g[f] = d.coordinate(), d.weight()
+			}
+		})
+		for b := range h.sum {
+			h.add(b)
+		}
+	}
+	r.second.restore(d)
 }

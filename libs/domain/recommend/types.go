@@ -94,9 +94,30 @@ type Query struct {
 	// KeepSeen lets items of the session come back, except the current one and
 	// what was bought. Otherwise nothing of the session is shown.
 	KeepSeen bool
+	// KeepCurrent lets the current item come back, too.
+	KeepCurrent bool
+	Method      Method
+	Bare        bool // without reasons
 	// PerCategory and PerBrand bound how many answers share one; 0 is no bound.
 	// Items without a category or brand are not bounded.
 	PerCategory, PerBrand int
+}
+
+// Method is how answers are found.
+type Method uint8
+
+// Methods. All but Hybrid are baselines, one source each of the same index.
+const (
+	Hybrid         Method = iota // all sources, ranked by what was learned
+	BySessions                   // similar sessions alone (V-STAN)
+	ByTransition                 // what came directly after the current item (first-order Markov)
+	ByCoOccurrence               // what was seen together with the session's items
+	ByPopularity                 // trending, then popular
+)
+
+// String returns the method in words.
+func (m Method) String() string {
+	return name(int(m), "hybrid", "sessions", "transition", "co-occurrence", "popularity")
 }
 
 // Level is where an answer comes from, best first.
@@ -128,13 +149,14 @@ const (
 	SeenBefore                        // 1: the visitor's own session had it
 	TrendingNow                       // events in Reason.Window, decayed, rounded
 	PopularItem                       // sessions that had it since it is known
+	SameCategory                      // sessions that had it; of the category of Reason.Item
 	reasonKinds
 )
 
 // String returns the kind in lower case.
 func (k ReasonKind) String() string {
 	return name(int(k), "similar sessions", "viewed after", "seen together", "carted after", "bought after",
-		"bought with", "related through", "seen before", "trending", "popular")
+		"bought with", "related through", "seen before", "trending", "popular", "same category")
 }
 
 // Reason is one piece of evidence. Counts of relations are of what was seen
@@ -170,6 +192,8 @@ func (r Reason) Text(item string) string {
 		return "related through " + item + ", seen together by " + n + sessions
 	case SeenBefore:
 		return "seen before in this session"
+	case SameCategory:
+		return "of the same category as " + item + ", in " + n + sessions
 	case TrendingNow:
 		return "trending: about " + n + events + " in the last " + r.Window.String()
 	default:
@@ -180,7 +204,7 @@ func (r Reason) Text(item string) string {
 // Code is the kind as one word, for programs: viewed_after.
 func (k ReasonKind) Code() string {
 	return name(int(k), "similar_sessions", "viewed_after", "seen_together", "carted_after", "bought_after",
-		"bought_with", "related_through", "seen_before", "trending", "popular")
+		"bought_with", "related_through", "seen_before", "trending", "popular", "same_category")
 }
 
 // Answer is a recommended item.

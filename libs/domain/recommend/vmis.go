@@ -10,12 +10,39 @@ import (
 // SIGMOD 2022) as its authors publish it in Serenade: the weight of the newest
 // shared item falls by 0.1 a step and is not cut at 0, inverse document frequency
 // counts the index's entries, and the current item is taken out of the answer. It
-// is built once from finished sessions; the served form is [Index].
+// is built once from finished sessions; the served form is [Index]. It is not safe
+// for concurrent use: its working memory is its own, and an answer allocates
+// nothing.
 type VMIS struct {
-	m, k     int
-	sessions []VMISSession
-	lists    map[uint32][]int32 // item to sessions, newest first
-	idf      map[uint32]float64
+	// KeepCurrent lets the current item be answered, as the published figures of
+	// other methods have it.
+	KeepCurrent bool
+
+	m, k int
+	id   map[uint32]uint32 // item to its number here
+	ids  []uint32
+	idf  []float64
+
+	last      []int64 // of sessions, by rising time; a session's number is its recency
+	start     []uint32
+	items     []uint32 // of session s: items[start[s]:start[s+1]]
+	listStart []uint32
+	list      []uint32 // sessions of item i, newest first: list[listStart[i]:listStart[i+1]]
+	epoch     uint32
+	sims      []vmisMark // by session
+	votes     []vmisMark // by item
+	recent    []uint32   // heap of the sessions looked at, the oldest first
+	near      []vmisMark
+	query     []uint32
+	touched   []uint32
+	answers   []VMISAnswer
+}
+
+// vmisMark is a sum that counts only in its epoch.
+type vmisMark struct {
+	sum   float64
+	epoch uint32
+	of    uint32
 }
 
 // VMISSession is a finished session.
@@ -29,31 +56,51 @@ type VMISSession struct {
 // item lists its m most recent sessions; an answer looks at m sessions and lets k
 // of them vote.
 func NewVMIS(sessions []VMISSession, m, k, longest int, idfWeight float64) *VMIS {
-	v := &VMIS{m: m, k: k, lists: map[uint32][]int32{}, idf: map[uint32]float64{}}
-	entries := 0
-	for _, s := range sessions {
-		items := slices.Clone(s.Items)
-		slices.Sort(items)
-		items = slices.Compact(items)
-		if len(items) > longest {
+	v := &VMIS{m: m, k: k, id: map[uint32]uint32{}, start: []uint32{0}}
+	order := make([]int, len(sessions))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(sessions[a].Last, sessions[b].Last) })
+	var distinct, count []uint32
+	for _, o := range order {
+		distinct = append(distinct[:0], sessions[o].Items...)
+		slices.Sort(distinct)
+		distinct = slices.Compact(distinct)
+		if len(distinct) > longest {
 			continue
 		}
-		for _, i := range items {
-			v.lists[i] = append(v.lists[i], int32(len(v.sessions)))
+		for _, id := range distinct {
+			i, ok := v.id[id]
+			if !ok {
+				i = uint32(len(v.ids))
+				v.id[id], v.ids, count = i, append(v.ids, id), append(count, 0)
+			}
+			v.items = append(v.items, i)
+			count[i]++
 		}
-		v.sessions = append(v.sessions, VMISSession{s.Last, items})
-		entries += len(items)
+		v.last, v.start = append(v.last, sessions[o].Last), append(v.start, uint32(len(v.items)))
 	}
-	for i, list := range v.lists {
-		v.idf[i] = math.Log(float64(entries)/float64(len(list))) * idfWeight
-		slices.Reverse(list)
-		slices.SortStableFunc(list, func(a, b int32) int {
-			return cmp.Compare(v.sessions[b].Last, v.sessions[a].Last)
-		})
-		if len(list) > m {
-			v.lists[i] = slices.Clone(list[:m])
+	v.idf = make([]float64, len(v.ids))
+	v.listStart = make([]uint32, len(v.ids)+1)
+	for i, n := range count {
+		v.idf[i] = math.Log(float64(len(v.items))/float64(n)) * idfWeight
+		if v.idf[i] <= 0 {
+			v.idf[i] = 1
+		}
+		v.listStart[i+1] = v.listStart[i] + uint32(min(int(n), m))
+	}
+	v.list = make([]uint32, v.listStart[len(v.ids)])
+	clear(count)
+	for s := len(v.last) - 1; s >= 0; s-- {
+		for _, i := range v.items[v.start[s]:v.start[s+1]] {
+			if at := v.listStart[i] + count[i]; at < v.listStart[i+1] {
+				v.list[at] = uint32(s)
+				count[i]++
+			}
 		}
 	}
+	v.sims, v.votes = make([]vmisMark, len(v.last)), make([]vmisMark, len(v.ids))
 	return v
 }
 
@@ -64,85 +111,193 @@ type VMISAnswer struct {
 }
 
 // Recommend returns up to n items for a session, oldest item first. Ties go to
-// the newer session and the smaller item.
+// the newer session and the smaller item. The answer is valid until the next call.
 func (v *VMIS) Recommend(session []uint32, n int) []VMISAnswer {
 	if len(session) == 0 || n <= 0 {
 		return nil
 	}
-	distinct := map[uint32]bool{}
-	for _, i := range session {
-		distinct[i] = true
+	v.begin()
+	v.look(session)
+	v.vote()
+	return v.best(session[len(session)-1], n)
+}
+
+func (v *VMIS) begin() {
+	if v.epoch++; v.epoch == 0 {
+		clear(v.sims)
+		clear(v.votes)
+		v.epoch = 1
 	}
-	sims := map[int32]float64{}
-	var recent []int32 // heap of the sessions in sims, the oldest first
-	older := func(a, b int32) int {
-		return cmp.Or(cmp.Compare(v.sessions[a].Last, v.sessions[b].Last), cmp.Compare(a, b))
-	}
-	done := map[uint32]bool{}
+	v.recent, v.near, v.query, v.touched = v.recent[:0], v.near[:0], v.query[:0], v.touched[:0]
+}
+
+// look gathers the m most recent sessions that share an item, with their
+// similarities. query becomes the session, newest item first, as numbers.
+func (v *VMIS) look(session []uint32) {
+	distinct := 0
 	for pos := range session {
-		i := session[len(session)-1-pos]
-		if done[i] {
+		i, ok := v.id[session[pos]]
+		if !ok {
+			i = none
+		}
+		if !slices.Contains(session[:pos], session[pos]) {
+			distinct++
+		}
+		v.query = append(v.query, i)
+	}
+	slices.Reverse(v.query)
+	for pos, i := range v.query {
+		if i == none || slices.Contains(v.query[:pos], i) {
 			continue
 		}
-		done[i] = true
-		decay := float64(len(session)-pos) / float64(len(distinct))
-		for _, s := range v.lists[i] {
-			if _, ok := sims[s]; ok {
-				sims[s] += decay
+		weight := float64(len(session)-pos) / float64(distinct)
+		for _, s := range v.list[v.listStart[i]:v.listStart[i+1]] {
+			mark := &v.sims[s]
+			if mark.epoch == v.epoch {
+				mark.sum += weight
 				continue
 			}
-			if len(sims) < v.m {
-				sims[s] = decay
-				recent = append(recent, s)
-				if len(recent) == v.m {
-					slices.SortFunc(recent, older)
+			if len(v.recent) < v.m {
+				*mark = vmisMark{weight, v.epoch, s}
+				v.recent = append(v.recent, s)
+				for c := len(v.recent) - 1; c > 0; { // rise
+					p := (c - 1) / 2
+					if v.recent[p] <= v.recent[c] {
+						break
+					}
+					v.recent[p], v.recent[c] = v.recent[c], v.recent[p]
+					c = p
 				}
 				continue
 			}
-			if v.sessions[s].Last <= v.sessions[recent[0]].Last {
+			oldest := v.recent[0]
+			if v.last[s] <= v.last[oldest] {
 				break // the rest of the list is older still
 			}
-			delete(sims, recent[0])
-			sims[s] = decay
-			at, _ := slices.BinarySearchFunc(recent[1:], s, older)
-			copy(recent, recent[1:at+1])
-			recent[at] = s
+			v.sims[oldest].epoch = v.epoch - 1
+			*mark = vmisMark{weight, v.epoch, s}
+			v.recent[0] = s
+			for p := 0; ; { // sink
+				c := 2*p + 1
+				if c >= len(v.recent) {
+					break
+				}
+				if c+1 < len(v.recent) && v.recent[c+1] < v.recent[c] {
+					c++
+				}
+				if v.recent[p] <= v.recent[c] {
+					break
+				}
+				v.recent[p], v.recent[c] = v.recent[c], v.recent[p]
+				p = c
+			}
 		}
 	}
-	near := make([]int32, 0, len(sims))
-	for s := range sims {
-		near = append(near, s)
+}
+
+// vote lets the k most similar sessions vote for their items.
+func (v *VMIS) vote() {
+	for _, s := range v.recent {
+		v.near = append(v.near, v.sims[s])
 	}
-	slices.SortFunc(near, func(a, b int32) int {
-		return cmp.Or(cmp.Compare(sims[b], sims[a]), older(b, a))
-	})
-	near = near[:min(len(near), v.k)]
-	scores := map[uint32]float64{}
-	for _, s := range near {
-		items := v.sessions[s].Items
-		step := 1
-		for !slices.Contains(items, session[len(session)-step]) {
+	if len(v.near) > v.k {
+		v.selectNear()
+		v.near = v.near[:v.k]
+	}
+	for _, nb := range v.near {
+		items := v.items[v.start[nb.of]:v.start[nb.of+1]]
+		step := 0
+		for step < len(v.query) && !slices.Contains(items, v.query[step]) {
 			step++
 		}
 		weight := 0.0
-		if step < 100 {
-			weight = 1 - 0.1*float64(step)
+		if step < 99 {
+			weight = 1 - 0.1*float64(step+1)
 		}
+		weight *= nb.sum
 		for _, i := range items {
-			idf := v.idf[i]
-			if idf <= 0 {
-				idf = 1
+			m := &v.votes[i]
+			if m.epoch != v.epoch {
+				*m = vmisMark{0, v.epoch, i}
+				v.touched = append(v.touched, i)
 			}
-			scores[i] += weight * idf * sims[s]
+			m.sum += weight * v.idf[i]
 		}
 	}
-	delete(scores, session[len(session)-1])
-	answers := make([]VMISAnswer, 0, len(scores))
-	for i, score := range scores {
-		answers = append(answers, VMISAnswer{i, score})
+}
+
+func (a vmisMark) before(b vmisMark) bool { return a.sum > b.sum || a.sum == b.sum && a.of > b.of }
+
+// selectNear moves the k most similar sessions to the front of near.
+func (v *VMIS) selectNear() {
+	a, lo, hi := v.near, 0, len(v.near)-1
+	for lo < hi {
+		pivot := a[lo+(hi-lo)/2]
+		i, j := lo, hi
+		for i <= j {
+			for a[i].before(pivot) {
+				i++
+			}
+			for pivot.before(a[j]) {
+				j--
+			}
+			if i <= j {
+				a[i], a[j] = a[j], a[i]
+				i++
+				j--
+			}
+		}
+		switch {
+		case v.k-1 <= j:
+			hi = j
+		case v.k-1 >= i:
+			lo = i
+		default:
+			return
+		}
 	}
-	slices.SortFunc(answers, func(a, b VMISAnswer) int {
+}
+
+// best returns the n items with the most votes: a heap of the n best so far, the
+// worst of them first, then sorted.
+func (v *VMIS) best(current uint32, n int) []VMISAnswer {
+	worse := func(a, b VMISAnswer) bool { return a.Score < b.Score || a.Score == b.Score && a.Item > b.Item }
+	h := v.answers[:0]
+	sink := func(p int) {
+		for {
+			c := 2*p + 1
+			if c >= len(h) {
+				return
+			}
+			if c+1 < len(h) && worse(h[c+1], h[c]) {
+				c++
+			}
+			if !worse(h[c], h[p]) {
+				return
+			}
+			h[p], h[c] = h[c], h[p]
+			p = c
+		}
+	}
+	for _, i := range v.touched {
+		a := VMISAnswer{v.ids[i], v.votes[i].sum}
+		switch {
+		case a.Item == current && !v.KeepCurrent:
+		case len(h) < n:
+			h = append(h, a)
+			if len(h) == n {
+				for p := n/2 - 1; p >= 0; p-- {
+					sink(p)
+				}
+			}
+		case worse(h[0], a):
+			h[0] = a
+			sink(0)
+		}
+	}
+	v.answers = h
+	slices.SortFunc(h, func(a, b VMISAnswer) int {
 		return cmp.Or(cmp.Compare(b.Score, a.Score), cmp.Compare(a.Item, b.Item))
 	})
-	return answers[:min(len(answers), n)]
+	return h
 }
