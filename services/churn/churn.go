@@ -69,7 +69,7 @@ func (c Config) setting() churn.Setting {
 func Processor(cfg Config) stream.Processor {
 	return stream.Processor{
 		Name: Name, Topic: topics.Activity, Layout: state.Buckets, Order: step.InTimeOrder,
-		Types: []string{topics.TypeActivity, topics.TypeMerged}, Wants: wants, FoldVersion: 1,
+		Types: []string{topics.TypeActivity, topics.TypeMerged}, Wants: wants, FoldVersion: 2,
 		Outputs: []string{topics.ChurnAlerts, topics.ChurnState},
 		New:     stream.Of[Customer](NewFold(cfg), Codec{}),
 	}

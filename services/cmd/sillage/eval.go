@@ -1,0 +1,107 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sillage-io/sillage/libs/web"
+	"github.com/sillage-io/sillage/services/internal/eval"
+)
+
+// evalCommand holds one command a predictor.
+func evalCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "eval", Short: "Measure the predictors on a file of a shop's own history, beside plain methods",
+		Long: `Measure the packages that the services run, on a file that you name, beside plain methods over
+the same cases. Nothing has to be running, and nothing is sent anywhere.
+
+A file is delimited text with a header line (comma, semicolon, tab or bar; plain or gzip). Columns
+are found by their usual names; --map NAME=COLUMN names others. --json prints one object a line,
+--report DIR writes a page with plots that needs no network, and the plots as PNG files.`,
+	}
+	c.AddCommand(evalChurnCommand())
+	return c
+}
+
+// evalFlags are the flags that all evaluations have.
+type evalFlags struct {
+	json, quiet            bool
+	report, dateFormat, tz string
+	maps                   []string
+	seed                   uint64
+}
+
+// bind adds the flags to a command.
+func (e *evalFlags) bind(c *cobra.Command) {
+	f := c.Flags()
+	f.BoolVar(&e.json, "json", false, "one JSON object a line: one for each method")
+	f.StringVar(&e.report, "report", "", "folder for report.html and its plots as PNG files; it is made")
+	f.Uint64Var(&e.seed, "seed", 1, "seed of all that is drawn")
+	f.StringArrayVar(&e.maps, "map", nil, "NAME=COLUMN, where a column has no usual name; several times")
+	f.StringVar(&e.dateFormat, "date-format", "", "ymd, yyyymmdd, unix, unixms, dmy, mdy, or a layout such as \"02 Jan 2006 15:04\"; empty: what the values say")
+	f.StringVar(&e.tz, "tz", "UTC", "IANA name of the zone of times that name none")
+	f.BoolVar(&e.quiet, "quiet", false, "no progress")
+}
+
+// options are how files are read. What is wrong with flags is told at once.
+func (e *evalFlags) options(stderr io.Writer) (eval.Options, error) {
+	o := eval.Options{Map: map[string]string{}, DateFormat: e.dateFormat}
+	var errs []error
+	for _, m := range e.maps {
+		name, column, ok := strings.Cut(m, "=")
+		if !ok || name == "" || column == "" {
+			errs = append(errs, fmt.Errorf("--map %q: want NAME=COLUMN", m))
+			continue
+		}
+		if old, twice := o.Map[name]; twice && old != column {
+			errs = append(errs, fmt.Errorf("--map %s: named twice, %s and %s", name, old, column))
+		}
+		o.Map[name] = column
+	}
+	var err error
+	if o.Location, err = time.LoadLocation(e.tz); err != nil {
+		errs = append(errs, fmt.Errorf("--tz: %w", err))
+	}
+	o.Progress = eval.NewProgress(stderr, e.quiet || e.json)
+	return o, errors.Join(errs...)
+}
+
+// run is what makes the results repeatable.
+func (e *evalFlags) run(files []eval.Source, settings ...eval.Setting) eval.Run {
+	return eval.Run{Command: commandLine(os.Args), Version: web.Version(), Seed: e.seed, Files: files, Settings: settings}
+}
+
+// commandLine is a command as a shell takes it.
+func commandLine(args []string) string {
+	var b strings.Builder
+	for i, a := range args {
+		switch {
+		case i == 0:
+			a = "sillage"
+		case a == "" || strings.ContainsAny(a, " \t\n'\"\\$`&|;<>()*?[]{}~#!"):
+			a = " '" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		default:
+			a = " " + a
+		}
+		b.WriteString(a)
+	}
+	return b.String()
+}
+
+// writeReport writes the report where one is wanted, and says where it is.
+func (e *evalFlags) writeReport(r *eval.Report, stderr io.Writer) error {
+	if e.report == "" {
+		return nil
+	}
+	path, err := r.Write(e.report)
+	if err == nil && !e.quiet {
+		fmt.Fprintln(stderr, "report:", path)
+	}
+	return err
+}
