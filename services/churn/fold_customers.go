@@ -46,11 +46,14 @@ const (
 type Fold struct {
 	secret  []byte
 	setting churn.Setting
+	version string // of the model
 }
 
 // NewFold returns the fold of churn.customers.
 func NewFold(cfg Config) Fold {
-	return Fold{secret: []byte(cfg.IdentitySecret), setting: cfg.setting()}
+	f := Fold{secret: []byte(cfg.IdentitySecret)}
+	f.setting, f.version = cfg.setting()
+	return f
 }
 
 // with is the setting with what was not observed.
@@ -202,7 +205,7 @@ func (f Fold) say(c *Customer, a churn.Alert, said bool, out *step.Effects) {
 		return
 	}
 	key := out.Key()
-	p := payload(a, key, out.Historical())
+	p := payload(a, key, f.version, out.Historical())
 	id := alertID(key, a.Episode, p.Kind, a.Due)
 	p.AlertID = hex.EncodeToString(id[:])
 	if a.Kind == churn.Raised {

@@ -119,11 +119,11 @@ type Reason struct {
 // round cuts what nobody can use, so that payloads are short.
 func round(v float64) float64 { return math.Round(v*1e4) / 1e4 }
 
-func payload(a churn.Alert, key step.Key, historical bool) Payload {
+func payload(a churn.Alert, key step.Key, version string, historical bool) Payload {
 	p := Payload{
 		Kind: strings.ToLower(a.Kind.String()), Shop: key.Shop, CustomerID: key.ID, Episode: a.Episode, DueMS: a.Due / 1000,
 		Probability: round(a.Probability), HorizonDays: uint32(a.HorizonDays), SilenceDays: round(a.SilenceDays), Orders: uint32(a.Orders),
-		ValueAtRisk: round(a.ValueAtRisk), Currency: a.Currency, ModelVersion: ModelVersion, DaysToReturn: round(a.DaysToReturn), Historical: historical,
+		ValueAtRisk: round(a.ValueAtRisk), Currency: a.Currency, ModelVersion: version, DaysToReturn: round(a.DaysToReturn), Historical: historical,
 	}
 	if a.Expires > 0 {
 		p.ExpiresMS = a.Expires / 1000
