@@ -21,8 +21,8 @@ import (
 // Name is the processor's name.
 const Name = "churn.customers"
 
-// ModelVersion names the parameters that decide.
-const ModelVersion = "mbgcnbd-shipped-1"
+// ShippedModel names the parameters that decide where no model is configured.
+const ShippedModel = "mbgcnbd-shipped-1"
 
 // Config is the service's configuration.
 type Config struct {
@@ -31,6 +31,7 @@ type Config struct {
 	Threshold      float64 `yaml:"threshold" usage:"probability of no order within the horizon at which an alert is raised, between 0 and 1"`
 	HorizonDays    float64 `yaml:"horizon-days" usage:"days for which the probability is asked"`
 	QuietDays      float64 `yaml:"quiet-days" usage:"days of silence below which nobody is alerted"`
+	Model          string  `yaml:"model" usage:"file of a model learnt from the shop's orders (sillage eval churn --model-out); empty: the shipped one"`
 	Holdout        float64 `yaml:"holdout" usage:"share of alerts that no action may follow, for comparison, 0 to 1"`
 }
 
@@ -46,23 +47,34 @@ func (c Config) Validate() error {
 	if len(c.IdentitySecret) < 16 {
 		errs = append(errs, errors.New("identity-secret: at least 16 characters"))
 	}
-	if _, err := time.LoadLocation(c.Timezone); err != nil {
-		errs = append(errs, fmt.Errorf("timezone: %w", err))
-	} else {
-		s := c.setting()
-		errs = append(errs, s.Validate())
+	if _, _, err := c.setting(); err != nil {
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// setting is what decisions read, without gaps.
-func (c Config) setting() churn.Setting {
-	s := churn.DefaultSetting()
+// setting is what decisions read, without gaps, and the name of its model.
+func (c Config) setting() (churn.Setting, string, error) {
+	s, version := churn.DefaultSetting(), ShippedModel
 	s.Policy.Theta, s.Policy.HorizonDays, s.Policy.QuietDays, s.Policy.Holdout = c.Threshold, c.HorizonDays, c.QuietDays, c.Holdout
-	if loc, err := time.LoadLocation(c.Timezone); err == nil {
+	var errs []error
+	loc, err := time.LoadLocation(c.Timezone)
+	if err != nil {
+		errs = append(errs, fmt.Errorf("timezone: %w", err))
+	} else {
 		s.Location = loc
 	}
-	return s
+	if c.Model == "" {
+		return s, version, errors.Join(append(errs, s.Validate())...)
+	}
+	m, version, err := readModel(c.Model)
+	if err == nil {
+		err = m.apply(&s)
+	}
+	if err != nil {
+		errs = append(errs, fmt.Errorf("model: %w", err))
+	}
+	return s, version, errors.Join(errs...)
 }
 
 // Processor is churn.customers.
@@ -77,6 +89,9 @@ func Processor(cfg Config) stream.Processor {
 
 // Part is the service as a part of a process.
 func Part(h *host.Host, cfg Config) (host.Part, error) {
+	if err := cfg.Validate(); err != nil {
+		return host.Part{}, fmt.Errorf("churn: %w", err)
+	}
 	p := Processor(cfg)
 	server := NewServer(cfg, Deps{Lookup: h.LookupOne(p), Clock: h.Clock(p), Watch: h.Watch})
 	return host.Part{

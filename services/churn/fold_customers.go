@@ -46,11 +46,18 @@ const (
 type Fold struct {
 	secret  []byte
 	setting churn.Setting
+	model   string // names what decides
 }
 
-// NewFold returns the fold of churn.customers.
+// NewFold returns the fold of churn.customers. Of a configuration that Validate
+// refuses it decides with the shipped model.
 func NewFold(cfg Config) Fold {
-	return Fold{secret: []byte(cfg.IdentitySecret), setting: cfg.setting()}
+	s, model, err := cfg.setting()
+	if err != nil {
+		cfg.Model = ""
+		s, model, _ = cfg.setting()
+	}
+	return Fold{secret: []byte(cfg.IdentitySecret), setting: s, model: model}
 }
 
 // with is the setting with what was not observed.
@@ -202,7 +209,7 @@ func (f Fold) say(c *Customer, a churn.Alert, said bool, out *step.Effects) {
 		return
 	}
 	key := out.Key()
-	p := payload(a, key, out.Historical())
+	p := payload(a, key, f.model, out.Historical())
 	id := alertID(key, a.Episode, p.Kind, a.Due)
 	p.AlertID = hex.EncodeToString(id[:])
 	if a.Kind == churn.Raised {

@@ -119,11 +119,11 @@ type Reason struct {
 // round cuts what nobody can use, so that payloads are short.
 func round(v float64) float64 { return math.Round(v*1e4) / 1e4 }
 
-func payload(a churn.Alert, key step.Key, historical bool) Payload {
+func payload(a churn.Alert, key step.Key, model string, historical bool) Payload {
 	p := Payload{
 		Kind: strings.ToLower(a.Kind.String()), Shop: key.Shop, CustomerID: key.ID, Episode: a.Episode, DueMS: a.Due / 1000,
 		Probability: round(a.Probability), HorizonDays: uint32(a.HorizonDays), SilenceDays: round(a.SilenceDays), Orders: uint32(a.Orders),
-		ValueAtRisk: round(a.ValueAtRisk), Currency: a.Currency, ModelVersion: ModelVersion, DaysToReturn: round(a.DaysToReturn), Historical: historical,
+		ValueAtRisk: round(a.ValueAtRisk), Currency: a.Currency, ModelVersion: model, DaysToReturn: round(a.DaysToReturn), Historical: historical,
 	}
 	if a.Expires > 0 {
 		p.ExpiresMS = a.Expires / 1000
@@ -154,6 +154,10 @@ func reasons(all []churn.Reason) []Reason {
 			}
 		case churn.ReasonSilence:
 			s.Text = fmt.Sprintf("Silent for %.0f days; half of the gaps expected of this customer are shorter than %.0f.", r.Value, r.Typical)
+		case churn.ReasonRhythm:
+			s.Text = fmt.Sprintf("With what became of customers of such gaps and spend, %.0f %% instead of %.0f %%.", 100*r.Value, 100*r.Typical)
+		case churn.ReasonBehaviour:
+			s.Text = "Visits, searches, carts and reactions to mails of the last weeks."
 		case churn.ReasonMaxSilence:
 			s.Text = fmt.Sprintf("Silent for %.0f days, which is the most anybody is left alone.", r.Value)
 		}

@@ -1,20 +1,23 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	service "github.com/sillage-io/sillage/services/churn"
 	"github.com/sillage-io/sillage/services/internal/eval"
 	"github.com/sillage-io/sillage/services/internal/eval/churn"
 )
 
 func evalChurnCommand() *cobra.Command {
 	var flags evalFlags
-	var orders, model string
+	var orders, model, modelOut string
 	var origins []string
 	horizon := 90
 	c := &cobra.Command{
@@ -67,6 +70,11 @@ of invoice lines. ` + strings.Join(churn.Rules(), " "),
 					return err
 				}
 			}
+			if modelOut != "" {
+				if err := writeModel(modelOut, shop, source, results); err != nil {
+					return err
+				}
+			}
 			if flags.json {
 				return eval.JSON(c.OutOrStdout(), results...)
 			}
@@ -78,8 +86,25 @@ of invoice lines. ` + strings.Join(churn.Rules(), " "),
 	f.StringVar(&orders, "orders", "", "file of orders or invoice lines")
 	f.StringSliceVar(&origins, "origin", nil, "last day that is known: a date, or days after the first order; several by commas; default: the last with a whole horizon after it")
 	f.IntVar(&horizon, "horizon", horizon, "days without an order that make a churner")
+	f.StringVar(&modelOut, "model-out", "", "file for what the online model has learnt at the last origin, for up --churn-model")
 	f.StringVar(&model, "model", "all", strings.Join(churn.Models(), ", ")+", several by commas, or all")
 	return c
+}
+
+// writeModel writes what was learnt at the last origin.
+func writeModel(path string, shop *churn.Shop, source eval.Source, results []churn.Result) error {
+	setting, day, ok := churn.Learnt(results)
+	if !ok {
+		return errors.New("--model-out: the online model is not among --model")
+	}
+	var b bytes.Buffer
+	if err := service.NewModel(setting, shop.First.AddDate(0, 0, day), source.SHA256).Write(&b); err != nil {
+		return fmt.Errorf("write the model: %w", err)
+	}
+	if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
+		return fmt.Errorf("write the model: %w", err)
+	}
+	return nil
 }
 
 func printChurn(w io.Writer, shop *churn.Shop, source eval.Source, results []churn.Result) error {

@@ -45,6 +45,7 @@ type reach struct {
 	dataDir        string
 	timezone       string
 	threshold      float64
+	churnModel     string
 	serviceLevel   float64
 }
 
@@ -345,7 +346,7 @@ func (r *reach) bases() (*state.Bases, error) {
 // processors are all, with the settings that their folds depend on.
 func (r *reach) processors() ([]stream.Processor, error) {
 	cfg := defaultUp()
-	cfg.DataDir, cfg.IdentitySecret, cfg.Timezone, cfg.Threshold, cfg.ServiceLevel = r.dataDir, r.identitySecret, r.timezone, r.threshold, r.serviceLevel
+	cfg.DataDir, cfg.IdentitySecret, cfg.Timezone, cfg.Threshold, cfg.ChurnModel, cfg.ServiceLevel = r.dataDir, r.identitySecret, r.timezone, r.threshold, r.churnModel, r.serviceLevel
 	if cfg.IdentitySecret == "" {
 		if _, err := os.Stat(cfg.DataDir); err != nil {
 			return nil, fmt.Errorf("find the identity secret (give --data-dir or --identity-secret): %w", err)
@@ -353,6 +354,9 @@ func (r *reach) processors() ([]stream.Processor, error) {
 	}
 	secret, err := identitySecret(cfg)
 	if err != nil {
+		return nil, err
+	}
+	if err := cfg.churn(secret).Validate(); err != nil {
 		return nil, err
 	}
 	return processors(cfg, secret), nil

@@ -53,9 +53,10 @@ type upConfig struct {
 	EmbeddedKafka string     `yaml:"embedded-kafka" usage:"host:port of the embedded broker"`
 	EmbeddedRedis string     `yaml:"embedded-redis" usage:"host:port of the embedded store"`
 
-	Models         string  `yaml:"models" usage:"parameters that decide: pinned, the shipped ones; nothing is fitted from a shop's history yet"`
+	Models         string  `yaml:"models" usage:"parameters that decide: pinned, the shipped ones and those of churn-model; nothing is fitted while it runs yet"`
 	IdentitySecret string  `yaml:"identity-secret" usage:"key of the hash that makes profile ids; empty: one made at the first start" secret:"true"`
 	Timezone       string  `yaml:"timezone" usage:"IANA name of the zone whose days the shops live by"`
+	ChurnModel     string  `yaml:"churn-model" usage:"file of a churn model learnt from the shop's orders (sillage eval churn --model-out); empty: the shipped one"`
 	Threshold      float64 `yaml:"churn-threshold" usage:"probability of no order within 90 days at which an alert is raised"`
 	ServiceLevel   float64 `yaml:"service-level" usage:"share of order cycles without a stock-out"`
 
@@ -114,7 +115,7 @@ func (c upConfig) profile(secret string) profile.Config {
 
 func (c upConfig) churn(secret string) churn.Config {
 	p := churn.DefaultConfig()
-	p.IdentitySecret, p.Timezone, p.Threshold = secret, c.Timezone, c.Threshold
+	p.IdentitySecret, p.Timezone, p.Threshold, p.Model = secret, c.Timezone, c.Threshold, c.ChurnModel
 	return p
 }
 
