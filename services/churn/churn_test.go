@@ -164,6 +164,7 @@ func TestSilenceRaisesAtTheCrossingAndAnOrderRecovers(t *testing.T) {
 func TestAPinnedModelDecides(t *testing.T) {
 	setting := domain.DefaultSetting()
 	setting.Params.Alpha /= 3 // gaps are expected to be shorter
+	setting.Correction = &domain.Correction{}
 	m := domain.ModelOf("hasty", setting, domain.Learnt{Customers: 7})
 	file := filepath.Join(t.TempDir(), "hasty.json")
 	write := func(m domain.Model) {

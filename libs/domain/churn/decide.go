@@ -121,6 +121,20 @@ func (c *Customer) due(s *Setting) int64 {
 	return s.Observed.after(c.LastOrder(), int64(math.Ceil(silence*float64(dayMicros))))
 }
 
+// Crossing returns the instant at which the score reaches the threshold if the
+// customer stays silent, whatever the quiet rule, and false for a customer without
+// orders or if that is never. It lies in the past for a score above the threshold.
+func (c *Customer) Crossing(s *Setting) (int64, bool) {
+	if c.first == 0 {
+		return 0, false
+	}
+	silence, ok := c.crossing(c.History(0, s).after(), 0, s)
+	if !ok {
+		return 0, false
+	}
+	return s.Observed.after(c.LastOrder(), int64(math.Ceil(silence*float64(dayMicros)))), true
+}
+
 // crossing returns the days of silence, at least quiet, at which the score
 // reaches the threshold, and false if that is not before the maximum silence.
 //

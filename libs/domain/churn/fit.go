@@ -68,6 +68,9 @@ type FitConfig struct {
 	Pull float64
 	// MaxK is the largest Erlang order tried, 1..MaxK.
 	MaxK int
+	// Warm is an earlier fit of the same shop, from where to start; the zero value:
+	// none, which costs about three times as much.
+	Warm Params
 }
 
 // DefaultFitConfig returns a pull of 1e-3 toward [DefaultParams], orders up to 3.
@@ -82,6 +85,9 @@ func (c FitConfig) Validate() error {
 	errs := []error{center.Validate()}
 	if !(c.Pull >= 0 && c.Pull <= 1) {
 		errs = append(errs, fmt.Errorf("churn.pull: %g is not inside [0, 1]", c.Pull))
+	}
+	if c.Warm.K != 0 {
+		errs = append(errs, c.Warm.Validate())
 	}
 	if c.MaxK < 1 || c.MaxK > MaxK {
 		errs = append(errs, fmt.Errorf("churn.max-k: %d is not inside [1, %d]", c.MaxK, MaxK))
@@ -150,9 +156,11 @@ func Fit(cells []Cell, sumLogGap float64, c FitConfig) (Params, float64, error) 
 		f := &fitLoss{cells: cells, n: n, k: k, pull: c.Pull, center: center, sumLogGap: sumLogGap}
 		// Regular buyers have k times the rate of events between orders.
 		alpha := center[1] - math.Log(float64(k))
-		v, l, err := descend(f.loss, f.gradient,
-			[]float64{center[0], alpha, center[2], center[3]},
-			[]float64{0, alpha, -1, 1})
+		starts := [][]float64{{center[0], alpha, center[2], center[3]}, {0, alpha, -1, 1}}
+		if w := c.Warm; w.K > 0 {
+			starts = [][]float64{{math.Log(w.R), math.Log(w.Alpha) + math.Log(float64(w.K)/float64(k)), math.Log(w.A), math.Log(w.B)}}
+		}
+		v, l, err := descend(f.loss, f.gradient, starts...)
 		if err != nil {
 			return Params{}, 0, fmt.Errorf("%w: order %d: %w", ErrFit, k, err)
 		}

@@ -44,7 +44,7 @@ func ModelOf(name string, s Setting, l Learnt) Model {
 // Into puts the model into a setting, in place of what it has learnt. A correction
 // holds for one horizon: it is an error where the setting's is another one.
 func (m Model) Into(s *Setting) error {
-	if m.HorizonDays != s.Policy.HorizonDays {
+	if m.Correction != nil && m.HorizonDays != s.Policy.HorizonDays {
 		return fmt.Errorf("model %s is for a horizon of %g days, not %g", m.Name, m.HorizonDays, s.Policy.HorizonDays)
 	}
 	s.Params, s.Value, s.ValueLevel, s.Season, s.Correction = m.Params, m.Value, m.ValueLevel, m.Season, m.Correction

@@ -55,8 +55,8 @@ func TestModelReadAgain(t *testing.T) {
 			t.Errorf("setting has %+v (%v), want that of the model", s.Params, err)
 		}
 		s.Policy.HorizonDays++
-		if m.Into(&s) == nil {
-			t.Error("a model for another horizon is taken")
+		if got := m.Into(&s); (got == nil) != (m.Correction == nil) {
+			t.Errorf("a model for another horizon, with correction %v: %v", m.Correction, got)
 		}
 	})
 }

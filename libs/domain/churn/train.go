@@ -44,17 +44,19 @@ type Trainer struct {
 	setting Setting
 	learner *Learner
 	level   *Level
-	slices  []slice // open labels, oldest first
-	gain    float64 // decayed Brier score of the base less that of the correction
-	spent   [2]float64
-	fitted  bool
+	slices  []slice    // open labels, oldest first
+	gain    float64    // decayed Brier score of the base less that of the correction
+	spent   [2]float64 // decayed logarithms of spend by what was foretold of it, and their weight
+	trust   [2]float64 // decayed products of what the correction changed with what was wrong, and with itself
+	refits  int
 	last    float64 // day of the last snapshot
 }
 
 // slice is a snapshot of the shop on a day.
 type slice struct {
 	day    float64
-	spoken bool // the correction had weights when it was taken
+	mean   float64 // of the base scores as they were said
+	spoken bool    // the correction had weights when it was taken
 	taken  []taken
 }
 
@@ -82,7 +84,7 @@ func (t *Trainer) Setting() Setting { return t.setting }
 
 // Fitted tells whether the shop's own history has been fitted, and not only the
 // shipped parameters used.
-func (t *Trainer) Fitted() bool { return t.fitted }
+func (t *Trainer) Fitted() bool { return t.refits > 0 }
 
 // Gain returns by how much the running Brier score of the base exceeds that of the
 // correction; the correction speaks where it is positive.
@@ -97,7 +99,7 @@ func (t *Trainer) Labels() float64 { return t.learner.Labels() }
 func (t *Trainer) Snapshot(now int64, customers []Customer, g Histogram, sumLogGap float64) {
 	day := days(now)
 	horizon := t.setting.Policy.HorizonDays
-	t.refit(day, g, sumLogGap)
+	t.refit(day, customers, g, sumLogGap)
 	if !t.cfg.Correct {
 		t.last = day
 		return
@@ -111,16 +113,52 @@ func (t *Trainer) Snapshot(now int64, customers []Customer, g Histogram, sumLogG
 	t.last = day
 }
 
+// coldFit is after how many fits one starts again from all starts, lest it stays at
+// a maximum that is none any more.
+const coldFit = 13
+
 // refit keeps the last good fit where there is none.
-func (t *Trainer) refit(day float64, g Histogram, sumLogGap float64) {
+func (t *Trainer) refit(day float64, customers []Customer, g Histogram, sumLogGap float64) {
+	if t.refits%coldFit == 0 {
+		t.refitValue(customers)
+	}
 	cells := g.Cells(day)
-	if p, _, err := Fit(cells, sumLogGap, t.cfg.Fit); err == nil {
-		t.setting.Params, t.fitted = p, true
+	c := t.cfg.Fit
+	if t.refits%coldFit != 0 {
+		c.Warm = t.setting.Params
+	}
+	if p, _, err := Fit(cells, sumLogGap, c); err == nil {
+		t.setting.Params = p
+		t.refits++
 	}
 }
 
+// refitValue fits the value model to at most Sample customers. What weights were
+// learnt about spend stays true: it is spend beside other customers of the day.
+func (t *Trainer) refitValue(customers []Customer) {
+	var spends []Spend
+	stride(len(customers), func(i int) {
+		if x, mean := customers[i].Spend(); x > 0 && mean > 0 && len(spends) < t.cfg.Sample {
+			spends = append(spends, Spend{X: x, Mean: mean, N: 1})
+		}
+	})
+	if len(spends) < leastSpends {
+		return
+	}
+	if v, err := FitValue(spends); err == nil && v.Validate() == nil {
+		t.setting.Value = v
+	}
+}
+
+// leastSpends is how many repeat customers say more of a shop's spend than the
+// shipped model does.
+const leastSpends = 30
+
 // stride visits all of n in an order that has nothing to do with theirs.
 func stride(n int, visit func(i int)) {
+	if n == 0 {
+		return
+	}
 	step := int(float64(n)*.6180339887) | 1
 	for gcd(step, n) != 1 {
 		step += 2
@@ -137,6 +175,10 @@ func gcd(a, b int) int {
 	}
 	return a
 }
+
+// valued is how many customers of a snapshot are asked for their spend: the level
+// of all needs no more, and each costs more than its score.
+const valued = 500
 
 // take takes a snapshot, and sets the correction to what is known on its day.
 func (t *Trainer) take(now int64, day float64, customers []Customer) {
@@ -171,8 +213,10 @@ func (t *Trainer) take(now int64, day float64, customers []Customer) {
 		for j, v := range f {
 			k.features[j] = float32(v)
 		}
-		x, mean := c.Spend()
-		k.expected = float32(s.Value.Mean(x, mean) * s.Params.PAlive(h) * orders.Expected(h, s.horizon()))
+		if c.total > 0 && sampled(i, -int64(day), valued/float64(ordered)) {
+			x, mean := c.Spend()
+			k.expected = float32(s.Value.Mean(x, mean) * s.Params.PAlive(h) * orders.Expected(h, s.horizon()))
+		}
 		f.complete(logit(base))
 		logits = append(logits, logit(base))
 		corrected = append(corrected, logit(base)+weights.dot(&f))
@@ -184,22 +228,27 @@ func (t *Trainer) take(now int64, day float64, customers []Customer) {
 	for i := range sl.taken {
 		sl.taken[i].said = float32(corrected[i] + anchor)
 	}
-	t.slices = append(t.slices, sl)
-	ahead := t.level.Ahead(day, t.cfg.Step, s.Policy.HorizonDays)
-	switch {
-	case t.gain > 0:
-		// The level is that of the base score, moved by what is ahead.
-		moved := make([]float64, len(logits))
-		var to float64
+	if n := len(sl.taken); n > 0 {
+		sl.mean = total / float64(n)
+		t.slices = append(t.slices, sl)
+	}
+	if n := float64(len(logits)); n > 0 {
+		total = n * t.level.Ahead(day, total/n, t.cfg.Step, s.Policy.HorizonDays)
+	}
+	if t.gain > 0 {
+		much := min(1, max(0, (t.trust[0]+t.cfg.Learn.Trust)/(t.trust[1]+t.cfg.Learn.Trust)))
 		for i, l := range logits {
-			moved[i] = l + ahead
-			to += sigmoid(moved[i])
+			corrected[i] = l + much*(corrected[i]-l)
 		}
-		s.Correction = &Correction{Intercept: shiftTo(corrected, to), Weights: weights}
-	case ahead != 0:
-		s.Correction = &Correction{Intercept: ahead}
-	default:
-		s.Correction = nil
+		for i := range weights {
+			weights[i] *= much
+		}
+		s.Correction = &Correction{Intercept: shiftTo(corrected, total), Weights: weights}
+		return
+	}
+	s.Correction = nil
+	if shift := shiftTo(logits, total); math.Abs(shift) > 1e-9 {
+		s.Correction = &Correction{Intercept: shift}
 	}
 }
 
@@ -229,8 +278,10 @@ func (t *Trainer) close(sl *slice, customers []Customer) {
 		if churned[i] {
 			gone++
 		}
-		spent += float64(c.total-k.spend) / 1e6
-		foretold += float64(k.expected)
+		if k.expected > 0 {
+			spent += float64(c.total-k.spend) / 1e6
+			foretold += float64(k.expected)
+		}
 		base[i], said[i] = float64(k.base), float64(k.said)
 		logits[i] = logit(s.base(k.history))
 		f := &features[i]
@@ -262,32 +313,31 @@ func (t *Trainer) close(sl *slice, customers []Customer) {
 			said[i] += anchor
 		}
 	}
-	var gain float64
+	var gain, num, den float64
 	for i := range said {
 		y := 0.0
 		if churned[i] {
 			y = 1
 		}
-		a, b := sigmoid(base[i])-y, sigmoid(said[i])-y
+		p0, p1 := sigmoid(base[i]), sigmoid(said[i])
+		a, b := p0-y, p1-y
 		gain += (a*a - b*b) / float64(n)
+		num += (y - p0) * (p1 - p0) / float64(n)
+		den += (p1 - p0) * (p1 - p0) / float64(n)
 	}
 	keep := math.Exp2(-t.cfg.Step / t.cfg.Learn.HalfLife)
 	t.gain = t.gain*keep + gain
-	asSaid := make([]float64, n)
-	for i := range sl.taken {
-		asSaid[i] = float64(sl.taken[i].base)
-	}
-	t.level.Closed(sl.day, shiftTo(asSaid, gone), t.cfg.Step, horizon)
+	t.trust[0], t.trust[1] = t.trust[0]*keep+num, t.trust[1]*keep+den
+	t.level.Closed(sl.day, sl.mean, gone/float64(n), t.cfg.Step, horizon)
 
-	keepSpend := math.Exp2(-t.cfg.Step / (2 * t.cfg.Learn.HalfLife))
-	t.spent[0] = t.spent[0]*keepSpend + spent
-	t.spent[1] = t.spent[1]*keepSpend + foretold
-	if t.spent[1] > 0 {
-		s.ValueLevel = min(max(t.spent[0]/t.spent[1], .25), 4)
+	weight := min(1, t.cfg.Step/horizon)
+	if spent > 0 && foretold > 0 {
+		t.spent[0] = t.spent[0]*keep + weight*math.Log(spent/foretold)
+		t.spent[1] = t.spent[1]*keep + weight
+		s.ValueLevel = min(max(math.Exp(t.spent[0]/(t.spent[1]+1)), .25), 4) // 1 by a prior of one horizon
 	}
 
 	t.learner.Forget(keep)
-	weight := min(1, t.cfg.Step/horizon)
 	stride(n, func(i int) { t.learner.Learn(&features[i], logits[i], churned[i], weight) })
 }
 

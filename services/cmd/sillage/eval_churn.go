@@ -68,6 +68,9 @@ of invoice lines. ` + strings.Join(churn.Rules(), " "),
 				}
 			}
 			if flags.json {
+				if !flags.quiet {
+					rejected(c.ErrOrStderr(), source)
+				}
 				return eval.JSON(c.OutOrStdout(), results...)
 			}
 			return printChurn(c.OutOrStdout(), shop, source, results)
@@ -84,9 +87,7 @@ of invoice lines. ` + strings.Join(churn.Rules(), " "),
 
 func printChurn(w io.Writer, shop *churn.Shop, source eval.Source, results []churn.Result) error {
 	fmt.Fprintf(w, "%s: %d customers, %d order days from %s to %s\n", source.Path, len(shop.Customers), shop.Orders, shop.Date(0), shop.Date(shop.Days))
-	for _, r := range source.Rejected {
-		fmt.Fprintf(w, "  %d rows not used: %s (first in line %d)\n", r.Rows, r.Reason, r.Line)
-	}
+	rejected(w, source)
 	last := -1
 	for _, r := range results {
 		if r.Day != last {
@@ -99,6 +100,13 @@ func printChurn(w io.Writer, shop *churn.Shop, source eval.Source, results []chu
 			span(r.AUCGain), span(r.BrierGain), r.Flagged.Format(3), r.FalsePos.Format(3), r.Lead.Format(1), r.LeadStrict.Format(1))
 	}
 	return nil
+}
+
+// rejected says which rows were not used.
+func rejected(w io.Writer, source eval.Source) {
+	for _, r := range source.Rejected {
+		fmt.Fprintf(w, "  %d of %d rows not used: %s (first in line %d)\n", r.Rows, source.Rows, r.Reason, r.Line)
+	}
 }
 
 func span(i churn.Interval) string {

@@ -29,6 +29,7 @@ type Config struct {
 	Seed      uint64
 	Resamples int
 	Train     churn.TrainConfig
+	fast      bool // no timing, for tests
 	Progress  *eval.Progress
 }
 
@@ -249,7 +250,10 @@ func at(ctx context.Context, s *Shop, origin int, c Config) ([]Result, error) {
 		scores[ParetoNBD] = score(func(i int) float64 { return f(history(s, i, origin)) })
 		c.Progress.Done()
 	}
-	timings := timing(s, c, silences, early, earlyCells, base.Policy)
+	var timings map[string][]Timing
+	if !c.fast {
+		timings = timing(s, c, silences, early, earlyCells, base.Policy)
+	}
 	value := valueOf(s, origin, c.Horizon, present, l, learned)
 
 	var out []Result
@@ -472,17 +476,6 @@ func valueOf(s *Shop, origin, horizon int, present []int, l *life, learned churn
 	if !s.Priced {
 		return nil
 	}
-	var spends []churn.Spend
-	for _, i := range present {
-		if x, mean := l.states[i].Spend(); x > 0 && mean > 0 {
-			spends = append(spends, churn.Spend{X: x, Mean: mean, N: 1})
-		}
-	}
-	model, err := churn.FitValue(spends)
-	if err != nil {
-		return nil
-	}
-	learned.Value = model
 	n := len(present)
 	foretold, past, actual := make([]float64, n), make([]float64, n), make([]float64, n)
 	var sumForetold, sumActual float64
@@ -499,7 +492,7 @@ func valueOf(s *Shop, origin, horizon int, present []int, l *life, learned churn
 		}
 		h := history(s, i, origin)
 		x, mean := l.states[i].Spend()
-		foretold[k] = model.Mean(x, mean) * learned.Params.PAlive(h) * orders.Expected(h, float64(horizon))
+		foretold[k] = learned.Value.Mean(x, mean) * learned.Params.PAlive(h) * orders.Expected(h, float64(horizon))
 		sumForetold += foretold[k]
 		sumActual += actual[k]
 	}

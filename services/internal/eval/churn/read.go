@@ -234,6 +234,8 @@ func (s *Shop) check(origin, horizon int) error {
 	switch {
 	case horizon < 1 || horizon > 3650:
 		return fmt.Errorf("%w: a horizon of %d days is not inside [1, 3650]", ErrOrigin, horizon)
+	case s.Days < horizon:
+		return fmt.Errorf("%w: orders from %s to %s span %d days, and a horizon of %d days has to follow the origin", ErrOrigin, s.Date(0), s.Date(s.Days), s.Days, horizon)
 	case origin < 0:
 		return fmt.Errorf("%w: the origin, %s, is before the first order, %s", ErrOrigin, s.Date(origin), s.Date(0))
 	case origin+horizon > s.Days:

@@ -25,7 +25,7 @@ func Settings(c Config, s *Shop) []eval.Setting {
 		eval.Set("origins", origins), eval.Set("horizon-days", c.Horizon), eval.Set("models", c.Models), eval.Set("resamples", c.Resamples),
 		eval.Set("train.step-days", t.Step), eval.Set("train.sample", t.Sample), eval.Set("fit.center", fmt.Sprintf("%+v", t.Fit.Center)),
 		eval.Set("fit.pull", t.Fit.Pull), eval.Set("fit.max-k", t.Fit.MaxK), eval.Set("learn.deviation", t.Learn.Deviation),
-		eval.Set("learn.half-life", t.Learn.HalfLife), eval.Set("learn.persistence", t.Learn.Persistence), eval.Set("learn.annual", t.Learn.Annual),
+		eval.Set("learn.half-life", t.Learn.HalfLife), eval.Set("learn.persistence", t.Learn.Persistence), eval.Set("learn.annual", t.Learn.Annual), eval.Set("learn.trust", t.Learn.Trust),
 		eval.Set("learn.shift", t.Learn.Shift), eval.Set("false-alerts", "0.2 and 0.1"), eval.Set("recall", Recall),
 	}
 }
