@@ -1,8 +1,10 @@
 package churn
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"google.golang.org/grpc"
@@ -21,8 +23,8 @@ import (
 // Name is the processor's name.
 const Name = "churn.customers"
 
-// ModelVersion names the parameters that decide.
-const ModelVersion = "mbgcnbd-shipped-1"
+// ShippedVersion names the parameters that decide where no model is pinned.
+const ShippedVersion = "mbgcnbd-shipped-1"
 
 // Config is the service's configuration.
 type Config struct {
@@ -32,6 +34,31 @@ type Config struct {
 	HorizonDays    float64 `yaml:"horizon-days" usage:"days for which the probability is asked"`
 	QuietDays      float64 `yaml:"quiet-days" usage:"days of silence below which nobody is alerted"`
 	Holdout        float64 `yaml:"holdout" usage:"share of alerts that no action may follow, for comparison, 0 to 1"`
+	ModelFile      string  `yaml:"model-file" usage:"model that decides, as sillage model fit writes it; empty: the shipped one. Another model judges the past anew: sillage rebuild"`
+
+	// Model is what ModelFile holds; nil: the shipped one.
+	Model *churn.Model `yaml:"-"`
+}
+
+// Loaded reads ModelFile.
+func (c Config) Loaded() (Config, error) {
+	if c.ModelFile == "" {
+		return c, nil
+	}
+	data, err := os.ReadFile(c.ModelFile)
+	if err != nil {
+		return c, fmt.Errorf("model-file: %w", err)
+	}
+	var m churn.Model
+	if err := json.Unmarshal(data, &m); err != nil {
+		return c, fmt.Errorf("model-file %s: %w", c.ModelFile, err)
+	}
+	c.Model = &m
+	s := c.policy()
+	if err := m.Into(&s); err != nil {
+		return c, fmt.Errorf("model-file %s: %w", c.ModelFile, err)
+	}
+	return c, nil
 }
 
 // DefaultConfig returns the defaults.
@@ -49,14 +76,28 @@ func (c Config) Validate() error {
 	if _, err := time.LoadLocation(c.Timezone); err != nil {
 		errs = append(errs, fmt.Errorf("timezone: %w", err))
 	} else {
-		s := c.setting()
+		s := c.policy()
 		errs = append(errs, s.Validate())
 	}
-	return errors.Join(errs...)
+	_, err := c.Loaded()
+	return errors.Join(append(errs, err)...)
 }
 
-// setting is what decisions read, without gaps.
-func (c Config) setting() churn.Setting {
+// setting is what decisions read, without gaps, and the name of the model.
+func (c Config) setting() (churn.Setting, string) {
+	s := c.policy()
+	if c.Model == nil {
+		return s, ShippedVersion
+	}
+	version, err := c.Model.Version()
+	if err := errors.Join(err, c.Model.Into(&s)); err != nil {
+		panic(err) // a model that was not Loaded
+	}
+	return s, version
+}
+
+// policy is the setting with the shipped model.
+func (c Config) policy() churn.Setting {
 	s := churn.DefaultSetting()
 	s.Policy.Theta, s.Policy.HorizonDays, s.Policy.QuietDays, s.Policy.Holdout = c.Threshold, c.HorizonDays, c.QuietDays, c.Holdout
 	if loc, err := time.LoadLocation(c.Timezone); err == nil {
@@ -69,7 +110,7 @@ func (c Config) setting() churn.Setting {
 func Processor(cfg Config) stream.Processor {
 	return stream.Processor{
 		Name: Name, Topic: topics.Activity, Layout: state.Buckets, Order: step.InTimeOrder,
-		Types: []string{topics.TypeActivity, topics.TypeMerged}, Wants: wants, FoldVersion: 1,
+		Types: []string{topics.TypeActivity, topics.TypeMerged}, Wants: wants, FoldVersion: 2,
 		Outputs: []string{topics.ChurnAlerts, topics.ChurnState},
 		New:     stream.Of[Customer](NewFold(cfg), Codec{}),
 	}
@@ -77,6 +118,10 @@ func Processor(cfg Config) stream.Processor {
 
 // Part is the service as a part of a process.
 func Part(h *host.Host, cfg Config) (host.Part, error) {
+	cfg, err := cfg.Loaded()
+	if err != nil {
+		return host.Part{}, err
+	}
 	p := Processor(cfg)
 	server := NewServer(cfg, Deps{Lookup: h.LookupOne(p), Clock: h.Clock(p), Watch: h.Watch})
 	return host.Part{

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 	"pgregory.net/rapid"
 
+	domain "github.com/sillage-io/sillage/libs/domain/churn"
 	"github.com/sillage-io/sillage/libs/domain/identity"
 	"github.com/sillage-io/sillage/libs/stream/record"
 	"github.com/sillage-io/sillage/libs/stream/step"
@@ -153,6 +156,65 @@ func TestSilenceRaisesAtTheCrossingAndAnOrderRecovers(t *testing.T) {
 	}
 	if states := c.Outs(topics.ChurnState); len(states) != 2 {
 		t.Errorf("%d records of churn.state.v1, want one for each alert", len(states))
+	}
+}
+
+// TestAPinnedModelDecides: a model from a file decides in place of the shipped one,
+// and alerts and answers name it.
+func TestAPinnedModelDecides(t *testing.T) {
+	setting := domain.DefaultSetting()
+	setting.Params.Alpha /= 3 // gaps are expected to be shorter
+	setting.Correction = &domain.Correction{}
+	m := domain.ModelOf("hasty", setting, domain.Learnt{Customers: 7})
+	file := filepath.Join(t.TempDir(), "hasty.json")
+	write := func(m domain.Model) {
+		t.Helper()
+		data, err := json.Marshal(m)
+		if err == nil {
+			err = os.WriteFile(file, data, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(m)
+	cfg := config()
+	cfg.ModelFile = file
+	if err := cfg.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := cfg.Loaded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	due := func(cfg churn.Config) churn.Payload {
+		t.Helper()
+		c := newCustomer(t)
+		c.Life = testkit.New(t, churn.Processor(cfg))
+		c.buys(8)
+		c.waits(150)
+		a := c.alerts()
+		if len(a) != 1 {
+			t.Fatalf("%d alerts, want one", len(a))
+		}
+		return a[0]
+	}
+	shipped, pinned := due(config()), due(cfg)
+	if pinned.DueMS >= shipped.DueMS {
+		t.Errorf("the model of shorter gaps raises at %v, the shipped one at %v", time.UnixMilli(pinned.DueMS), time.UnixMilli(shipped.DueMS))
+	}
+	version, err := m.Version()
+	if err != nil || pinned.ModelVersion != version || shipped.ModelVersion != churn.ShippedVersion {
+		t.Errorf("versions %q and %q, want %q and %q (%v)", pinned.ModelVersion, shipped.ModelVersion, version, churn.ShippedVersion, err)
+	}
+
+	cfg.HorizonDays = 30
+	if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "horizon") {
+		t.Errorf("a model of another horizon: %v", err)
+	}
+	cfg.ModelFile = file + ".not"
+	if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "model-file") {
+		t.Errorf("a model that is not there: %v", err)
 	}
 }
 

@@ -10,5 +10,6 @@
 //
 // A customer is named by the profile id; who holds the shop's identity secret,
 // or asks GetRisk by user_id, maps a user to it. Who is not known (a device) is
-// no customer. Parameters are the shipped ones: nothing is fitted here.
+// no customer. Parameters are the shipped ones, or those of a model file
+// (sillage model fit): nothing is fitted while it runs.
 package churn

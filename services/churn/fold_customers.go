@@ -46,11 +46,14 @@ const (
 type Fold struct {
 	secret  []byte
 	setting churn.Setting
+	version string // of the model
 }
 
 // NewFold returns the fold of churn.customers.
 func NewFold(cfg Config) Fold {
-	return Fold{secret: []byte(cfg.IdentitySecret), setting: cfg.setting()}
+	f := Fold{secret: []byte(cfg.IdentitySecret)}
+	f.setting, f.version = cfg.setting()
+	return f
 }
 
 // with is the setting with what was not observed.
@@ -142,13 +145,34 @@ func (f Fold) Record(c *Customer, fact step.Fact, now step.Instant, out *step.Ef
 		c.remember(&a, a.Kind.String(), at, known)
 		c.Refund(at, value, cancelled, s)
 	case eventv1.Kind_KIND_SESSION_ENDED:
-		c.Visit(at)
+		c.Behave(at, visit(a.Session))
+	case eventv1.Kind_KIND_EMAIL_CLICKED:
+		c.Behave(at, churn.Behaviour{Mails: 1})
+	case eventv1.Kind_KIND_EMAIL_OPENED:
+		// An opening is looked at only where the customer was asked and agreed; a
+		// mail program may open by itself, so that it counts for little.
+		if a.Consent != nil && !a.Consent.RefusesAnalytics {
+			c.Behave(at, churn.Behaviour{Mails: openedMail})
+		}
 	case eventv1.Kind_KIND_UNSUBSCRIBED:
 		alert, said = c.Object(known, true, s)
 		f.say(c, alert, said, out)
 	}
 	f.sleep(c, now, s, out)
 	return nil
+}
+
+// openedMail is what an opened mail counts of a clicked one.
+const openedMail = .25
+
+// visit is what a session says of a customer. A session without its numbers is a
+// visit all the same.
+func visit(s *profilev1.Session) churn.Behaviour {
+	const longest = 4 * 3600 * 1000 // milliseconds: a tab left open is no interest
+	return churn.Behaviour{
+		Visits: 1, Minutes: float64(min(max(s.GetEndedMs()-s.GetStartedMs(), 0), longest)) / 60_000,
+		Searches: float64(s.GetSearches()), Carts: float64(s.GetCartAdds()),
+	}
 }
 
 // Wake decides at the moment the risk was computed to pass the threshold.
@@ -181,7 +205,7 @@ func (f Fold) say(c *Customer, a churn.Alert, said bool, out *step.Effects) {
 		return
 	}
 	key := out.Key()
-	p := payload(a, key, out.Historical())
+	p := payload(a, key, f.version, out.Historical())
 	id := alertID(key, a.Episode, p.Kind, a.Due)
 	p.AlertID = hex.EncodeToString(id[:])
 	if a.Kind == churn.Raised {

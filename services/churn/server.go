@@ -71,7 +71,7 @@ func (s *Server) GetRisk(ctx context.Context, r *churnv1.GetRiskRequest) (*churn
 	setting := s.fold.with(unobserved)
 	res := &churnv1.GetRiskResponse{
 		CustomerId: id, HorizonDays: uint32(setting.Policy.HorizonDays), Orders: uint32(c.Orders()), Alerted: c.Raised(),
-		AtMs: at / 1000, ClockMs: clock.Millis(), ModelVersion: ModelVersion,
+		AtMs: at / 1000, ClockMs: clock.Millis(), ModelVersion: s.fold.version,
 	}
 	score, ok := c.Score(at, setting)
 	if !ok {

@@ -16,6 +16,7 @@ import (
 // Codec is how a customer lies in the store.
 type Codec struct{}
 
+// codecVersion is of what stands around the packed customer, which has its own.
 const codecVersion = 1
 
 // Append appends the customer's bytes.
@@ -38,21 +39,26 @@ var errCodec = errors.New("not a customer of a known version")
 
 // Unmarshal reads what any version has written.
 func (Codec) Unmarshal(b []byte, c *Customer) error {
-	if len(b) < 1+churn.StateBytes+len(c.Standing) || b[0] != codecVersion {
+	if len(b) < 1 || b[0] != codecVersion {
+		return errCodec
+	}
+	b = b[1:]
+	n := churn.PackedBytes(b)
+	if n == 0 || len(b) < n+len(c.Standing) {
 		return errCodec
 	}
 	*c = Customer{}
-	if err := c.UnmarshalBinary(b[1 : 1+churn.StateBytes]); err != nil {
+	if err := c.UnmarshalBinary(b[:n]); err != nil {
 		return err
 	}
-	b = b[1+churn.StateBytes:]
+	b = b[n:]
 	b = b[copy(c.Standing[:], b):]
-	n, k := binary.Uvarint(b)
-	if k <= 0 || n > maxRecent+1 {
+	orders, k := binary.Uvarint(b)
+	if k <= 0 || orders > maxRecent+1 {
 		return errCodec
 	}
 	b = b[k:]
-	for range n {
+	for range orders {
 		var o Order
 		if len(b) < 8 {
 			return errCodec
@@ -113,11 +119,11 @@ type Reason struct {
 // round cuts what nobody can use, so that payloads are short.
 func round(v float64) float64 { return math.Round(v*1e4) / 1e4 }
 
-func payload(a churn.Alert, key step.Key, historical bool) Payload {
+func payload(a churn.Alert, key step.Key, version string, historical bool) Payload {
 	p := Payload{
 		Kind: strings.ToLower(a.Kind.String()), Shop: key.Shop, CustomerID: key.ID, Episode: a.Episode, DueMS: a.Due / 1000,
 		Probability: round(a.Probability), HorizonDays: uint32(a.HorizonDays), SilenceDays: round(a.SilenceDays), Orders: uint32(a.Orders),
-		ValueAtRisk: round(a.ValueAtRisk), Currency: a.Currency, ModelVersion: ModelVersion, DaysToReturn: round(a.DaysToReturn), Historical: historical,
+		ValueAtRisk: round(a.ValueAtRisk), Currency: a.Currency, ModelVersion: version, DaysToReturn: round(a.DaysToReturn), Historical: historical,
 	}
 	if a.Expires > 0 {
 		p.ExpiresMS = a.Expires / 1000

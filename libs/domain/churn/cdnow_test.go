@@ -161,6 +161,22 @@ func TestPublishedFits(t *testing.T) {
 			break
 		}
 	}
+	days, _ := cells(buyers, 272, 1)
+	published2 := Pareto{.553, 10.577, .607, 11.677}
+	if ll := published2.LogLikelihood(weeks); math.Abs(ll+9595.0) > .1 {
+		t.Errorf("Pareto/NBD log-likelihood %.2f, want -9595.0", ll)
+	}
+	pareto, ll, err := FitPareto(days)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("Pareto/NBD %+v in days, log-likelihood %.2f", pareto, ll)
+	for _, v := range []struct{ got, want float64 }{{pareto.R, .553}, {pareto.Alpha / 7, 10.577}, {pareto.S, .607}, {pareto.Beta / 7, 11.677}} {
+		if math.Abs(v.got-v.want) > .01*v.want {
+			t.Errorf("fitted %+v, want %+v in weeks", pareto, published2)
+			break
+		}
+	}
 	var spends []Spend
 	for _, b := range buyers {
 		if h, s, _, ok := b.until(272, 1); ok && h.X > 0 {

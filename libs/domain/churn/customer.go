@@ -28,11 +28,16 @@ type Customer struct {
 	repeats  uint32       // x
 	recency  uint32       // t_x in observed seconds
 	logGaps  float64      // sum of log gap in days, gaps of less than a day counting as one
+	logGaps2 float32      // sum of their squares
 	total    int64        // spend in micros
 	opening  int64        // of which on the first order day
-	visit    uint32       // last visit
-	week     float32      // decayed visits, half-life 7 days, as of the last
-	quarter  float32      // half-life 90 days
+	behaved  uint32       // as of when behaviour is counted: within a day of the last
+	week     decayed      // visits, half-life 7 days; the others 90 days
+	quarter  decayed      // visits
+	minutes  decayed
+	searches decayed
+	carts    decayed
+	mails    decayed
 	episode  uint32
 	raisedAt uint32
 	raisedP  float32
@@ -93,16 +98,6 @@ func (c *Customer) Spend() (x int, mean float64) {
 	return int(c.repeats), max(0, float64(c.total-c.opening)) / 1e6 / float64(c.repeats)
 }
 
-// Visits returns the decayed number of visits with half-lives of 7 and 90 days,
-// and the days since the last; all 0 without any.
-func (c *Customer) Visits(now int64) (week, quarter, since float64) {
-	if c.visit == 0 {
-		return 0, 0, 0
-	}
-	d := max(0, days(now-int64(c.visit)*second))
-	return float64(c.week) * math.Exp2(-d/7), float64(c.quarter) * math.Exp2(-d/90), d
-}
-
 // Silence returns the observed days since the last transaction.
 func (c *Customer) Silence(now int64, s *Setting) float64 {
 	if c.first == 0 {
@@ -117,13 +112,22 @@ func (c *Customer) History(now int64, s *Setting) History {
 	return History{int(c.repeats), t, t + c.Silence(now, s)}
 }
 
-// Score returns the probability of no order within the policy's horizon, and
-// false for a customer without orders.
+// Score returns the probability of no order within the policy's horizon, with
+// the shop's correction where it speaks, and false for a customer without orders.
 func (c *Customer) Score(now int64, s *Setting) (float64, bool) {
 	if c.first == 0 {
 		return 0, false
 	}
-	return s.Params.Score(c.History(now, s), s.Policy.HorizonDays), true
+	return s.score(c, c.History(now, s), now), true
+}
+
+// Base returns the score without the correction, and false for a customer
+// without orders.
+func (c *Customer) Base(now int64, s *Setting) (float64, bool) {
+	if c.first == 0 {
+		return 0, false
+	}
+	return s.base(c.History(now, s)), true
 }
 
 // seconds of an instant, inside what the state can hold.
@@ -180,11 +184,11 @@ func (c *Customer) Order(at, now, value int64, currency string, s *Setting) (Ale
 	case newer == 0: // the usual case: after the last
 		gap := c.gap(older, sec, s)
 		c.recency = addSeconds(c.recency, gap)
-		c.logGaps += logGap(gap)
+		c.gapped(gap, 1)
 	case sec < c.first:
 		gap := c.gap(sec, c.first, s)
 		c.recency = addSeconds(c.recency, gap)
-		c.logGaps += logGap(gap)
+		c.gapped(gap, 1)
 		full := i > 0 && c.recent[i-1] == c.first
 		c.first, c.opening = sec, value
 		if !full {
@@ -193,7 +197,9 @@ func (c *Customer) Order(at, now, value int64, currency string, s *Setting) (Ale
 	case older == 0:
 		return back, recovered // between forgotten days, whose gaps are not known any more
 	default:
-		c.logGaps += logGap(c.gap(older, sec, s)) + logGap(c.gap(sec, newer, s)) - logGap(c.gap(older, newer, s))
+		c.gapped(c.gap(older, sec, s), 1)
+		c.gapped(c.gap(sec, newer, s), 1)
+		c.gapped(c.gap(older, newer, s), -1)
 	}
 	if i < kept {
 		copy(c.recent[i+1:], c.recent[i:kept-1])
@@ -243,7 +249,7 @@ func (c *Customer) Refund(at, value int64, full bool, s *Setting) {
 	case c.repeats == 0:
 		// The only transaction: nobody who has ordered is left, but the episode stays,
 		// so that no alert id comes twice.
-		c.first, c.recency, c.logGaps, c.total, c.opening = 0, 0, 0, 0, 0
+		c.first, c.recency, c.logGaps, c.logGaps2, c.total, c.opening = 0, 0, 0, 0, 0, 0
 		c.recent, c.perDay = [kept]uint32{}, [kept]uint8{}
 		if c.state != stateRaised {
 			c.state = stateNone
@@ -252,7 +258,7 @@ func (c *Customer) Refund(at, value int64, full bool, s *Setting) {
 	case opened:
 		gap := c.gap(c.recent[i], c.recent[i-1], s) // i > 0: there are repeats
 		c.recency -= min(c.recency, gap)
-		c.logGaps -= logGap(gap)
+		c.gapped(gap, -1)
 		c.first = c.recent[i-1]
 		// What the next day, the first now, brought is not kept apart: the mean stands in.
 		c.opening = c.total / int64(c.repeats)
@@ -261,31 +267,76 @@ func (c *Customer) Refund(at, value int64, full bool, s *Setting) {
 	case i == 0:
 		gap := c.gap(older, c.recent[0], s)
 		c.recency -= min(c.recency, gap)
-		c.logGaps -= logGap(gap)
+		c.gapped(gap, -1)
 	default:
 		newer := c.recent[i-1]
-		c.logGaps += logGap(c.gap(older, newer, s)) - logGap(c.gap(older, c.recent[i], s)) - logGap(c.gap(c.recent[i], newer, s))
+		c.gapped(c.gap(older, newer, s), 1)
+		c.gapped(c.gap(older, c.recent[i], s), -1)
+		c.gapped(c.gap(c.recent[i], newer, s), -1)
 	}
 	c.repeats--
 	if c.repeats == 0 {
-		c.recency, c.logGaps = 0, 0
+		c.recency, c.logGaps, c.logGaps2 = 0, 0, 0
 	}
 	copy(c.recent[i:], c.recent[i+1:])
 	copy(c.perDay[i:], c.perDay[i+1:])
 	c.recent[kept-1], c.perDay[kept-1] = 0, 0
 }
 
-// Visit counts a visit.
-func (c *Customer) Visit(at int64) {
+// Behaviour is what a customer did beside ordering: a visit, or a reaction to a
+// mail. Mails are those that were clicked, and those that were opened where the
+// customer agreed that openings are looked at. Amounts below 0 count as 0.
+type Behaviour struct {
+	Visits, Minutes, Searches, Carts, Mails float64
+}
+
+// Behave counts a behaviour of the instant at, late ones with what is left of
+// them. Counts decay in steps of a day: rounded at every visit of a busy day they
+// would not decay at all.
+func (c *Customer) Behave(at int64, b Behaviour) {
 	sec := seconds(at)
-	if sec < c.visit {
-		d := float64(c.visit-sec) / 86400
-		c.week += float32(math.Exp2(-d / 7))
-		c.quarter += float32(math.Exp2(-d / 90))
-		return
+	left := 0.0 // days that the new one has decayed
+	switch {
+	case sec >= c.behaved && (c.behaved == 0 || sec-c.behaved >= 86400):
+		d := float64(sec-c.behaved) / 86400
+		fast, slow := math.Exp2(-d/weekHalf), math.Exp2(-d/quarterHalf)
+		c.week = c.week.times(fast)
+		for _, v := range []*decayed{&c.quarter, &c.minutes, &c.searches, &c.carts, &c.mails} {
+			*v = v.times(slow)
+		}
+		c.behaved = sec
+	case sec < c.behaved:
+		left = float64(c.behaved-sec) / 86400
 	}
-	week, quarter, _ := c.Visits(int64(sec) * second)
-	c.week, c.quarter, c.visit = float32(week)+1, float32(quarter)+1, sec
+	fast, slow := math.Exp2(-left/weekHalf), math.Exp2(-left/quarterHalf)
+	c.week = c.week.plus(b.Visits * fast)
+	c.quarter = c.quarter.plus(b.Visits * slow)
+	c.minutes = c.minutes.plus(b.Minutes / minutesUnit * slow)
+	c.searches = c.searches.plus(b.Searches * slow)
+	c.carts = c.carts.plus(b.Carts * slow)
+	c.mails = c.mails.plus(b.Mails * slow)
+}
+
+// Half-lives of behaviour in days.
+const (
+	weekHalf    = 7
+	quarterHalf = 90
+	minutesUnit = 16 // minutes that count as 1
+)
+
+// decayed is a decayed count in 256ths, so that a packed customer is the unpacked
+// one; it stops at 255.
+type decayed uint16
+
+const decayedUnit = 256
+
+func (d decayed) value() float64          { return float64(d) / decayedUnit }
+func (d decayed) times(f float64) decayed { return decayed(math.Round(float64(d) * f)) }
+func (d decayed) plus(v float64) decayed {
+	if !(v > 0) {
+		return d
+	}
+	return decayed(math.Round(min(float64(d)+v*decayedUnit, math.MaxUint16)))
 }
 
 // sameDay returns which of the recent order days an instant falls on, or -1.
@@ -300,6 +351,13 @@ func (c *Customer) sameDay(sec uint32, s *Setting) int {
 // gap is the observed time between two transactions in seconds.
 func (c *Customer) gap(from, to uint32, s *Setting) uint32 {
 	return uint32(s.Observed.span(int64(from)*second, int64(to)*second) / second)
+}
+
+// gapped adds a gap to the sums of logarithms, or takes it away.
+func (c *Customer) gapped(gap uint32, sign float64) {
+	l := logGap(gap)
+	c.logGaps += sign * l
+	c.logGaps2 += float32(sign * l * l)
 }
 
 // logGap is the logarithm of a gap in days, of a day at least.

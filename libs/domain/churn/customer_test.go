@@ -201,7 +201,7 @@ func TestRefundTakesTheTransactionBack(t *testing.T) {
 			if math.Abs(got.logGaps-want.logGaps) > 1e-12 {
 				t.Errorf("log gaps %g, want %g", got.logGaps, want.logGaps)
 			}
-			got.logGaps, got.episode, got.refunds, got.currency = want.logGaps, want.episode, 0, want.currency
+			got.logGaps, got.logGaps2, got.episode, got.refunds, got.currency = want.logGaps, want.logGaps2, want.episode, 0, want.currency
 			if diff := cmp.Diff(want, got, cmp.AllowUnexported(Customer{})); diff != "" {
 				t.Error(diff)
 			}
@@ -239,7 +239,10 @@ func TestLateOrder(t *testing.T) {
 		if math.Abs(got.logGaps-want.logGaps) > 1e-12 {
 			t.Errorf("%v: log gaps %g, want %g", order, got.logGaps, want.logGaps)
 		}
-		got.logGaps = want.logGaps
+		if math.Abs(float64(got.logGaps2-want.logGaps2)) > 1e-4 {
+			t.Errorf("%v: squared log gaps %g, want %g", order, got.logGaps2, want.logGaps2)
+		}
+		got.logGaps, got.logGaps2 = want.logGaps, want.logGaps2
 		if diff := cmp.Diff(want, got, cmp.AllowUnexported(Customer{})); diff != "" {
 			t.Errorf("%v: %s", order, diff)
 		}
@@ -268,17 +271,37 @@ func TestObjection(t *testing.T) {
 	}
 }
 
-func TestVisitsDecay(t *testing.T) {
+func TestBehaviourDecays(t *testing.T) {
 	var c Customer
-	c.Visit(noon(0))
-	c.Visit(noon(7))
-	c.Visit(noon(0)) // known late
-	week, quarter, since := c.Visits(noon(14))
-	near(t, "visits of the week", week, 1)
-	if want := math.Exp2(-7./90) + 2*math.Exp2(-14./90); math.Abs(quarter-want) > 1e-6 {
-		t.Errorf("visits of the quarter %g, want %g", quarter, want)
+	one := Behaviour{Visits: 1, Minutes: 32, Searches: 2}
+	c.Behave(noon(0), one)
+	c.Behave(noon(7), one)
+	c.Behave(noon(0), one) // known late
+	const unit = 1. / decayedUnit
+	if got := c.week.value(); math.Abs(got-2) > unit {
+		t.Errorf("visits of the week %g, want 2", got)
 	}
-	near(t, "since", since, 7)
+	quarter := 1 + 2*math.Exp2(-7./90)
+	for name, v := range map[string][2]float64{
+		"visits": {c.quarter.value(), quarter}, "minutes": {c.minutes.value(), 2 * quarter}, "searches": {c.searches.value(), 2 * quarter},
+		"carts": {c.carts.value(), 0},
+	} {
+		if math.Abs(v[0]-v[1]) > 2*unit {
+			t.Errorf("%s of the quarter %g, want %g", name, v[0], v[1])
+		}
+	}
+	// A visit every hour of a year: the counts find their level, which they would
+	// not if they were rounded every hour.
+	for h := range 365 * 24 {
+		c.Behave(noon(20)+int64(h)*3600*second, Behaviour{Carts: .02})
+	}
+	if want, got := .48/math.Ln2*90*(1-math.Exp2(-365./90)), c.carts.value(); math.Abs(got-want) > .05*want {
+		t.Errorf("additions to the cart %g, want about %g", got, want)
+	}
+	c.Behave(noon(900), Behaviour{Visits: 1e9, Minutes: -5, Mails: math.NaN()})
+	if c.week.value() < 255 || c.mails.value() != 0 {
+		t.Errorf("%g visits and %g mails, want the cap and none", c.week.value(), c.mails.value())
+	}
 }
 
 // act applies a drawn action and returns the time after it.
@@ -295,7 +318,7 @@ func act(t *rapid.T, c *Customer, now int64, s *Setting) int64 {
 		}
 		c.Refund(at, value, rapid.Bool().Draw(t, "full"), s)
 	case 3:
-		c.Visit(at)
+		c.Behave(at, Behaviour{Visits: 1, Minutes: rapid.Float64Range(0, 90).Draw(t, "minutes"), Carts: 2})
 	case 4:
 		c.Object(now, rapid.Bool().Draw(t, "objected"), s)
 	case 5:
@@ -372,7 +395,7 @@ func FuzzUnmarshal(f *testing.F) {
 		now := c.LastOrder() + noon(0)
 		c.Wake(now, 0, &s)
 		c.Refund(c.LastOrder(), 1, true, &s)
-		c.Visit(now)
+		c.Behave(now, Behaviour{Visits: 1})
 		c.Order(now, now, 1, "EUR", &s)
 		if due, ok := c.NextWake(now, &s); ok && due < now {
 			t.Fatalf("a wake-up at %d before %d", due, now)

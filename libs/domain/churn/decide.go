@@ -65,6 +65,12 @@ const (
 	// ReasonSilence: Value is the days of silence, Typical the customer's median gap;
 	// Contribution is what the silence changed.
 	ReasonSilence = "silence"
+	// ReasonRhythm: Value is the score with what the shop's closed labels say of such
+	// gaps and spend, Typical the score without.
+	ReasonRhythm = "rhythm"
+	// ReasonBehaviour: Value is the decayed number of visits; Contribution is that of
+	// visits, searches, carts, mails and refunds together.
+	ReasonBehaviour = "behaviour"
 	// ReasonMaxSilence: Value is the days of silence, Typical the policy's maximum. The
 	// alert was raised by the backstop; it contributes nothing to the score.
 	ReasonMaxSilence = "max_silence"
@@ -108,11 +114,61 @@ func (c *Customer) due(s *Setting) int64 {
 	h := c.History(0, s).after()
 	p := s.Policy
 	silence := p.MaxSilence
-	if age, ok := s.Params.Crossing(h, p.Theta, p.HorizonDays); ok {
-		quiet := max(p.QuietDays, s.Params.NextOrderQuantile(h, p.QuietQuantile))
-		silence = min(silence, max(age-h.Recency, quiet))
+	quiet := max(p.QuietDays, s.Params.NextOrderQuantile(h, p.QuietQuantile))
+	if at, ok := c.crossing(h, quiet, s); ok {
+		silence = min(silence, at)
 	}
 	return s.Observed.after(c.LastOrder(), int64(math.Ceil(silence*float64(dayMicros))))
+}
+
+// Crossing returns the instant at which the score reaches the threshold if the
+// customer stays silent, whatever the quiet rule, and false for a customer without
+// orders or if that is never. It lies in the past for a score above the threshold.
+func (c *Customer) Crossing(s *Setting) (int64, bool) {
+	if c.first == 0 {
+		return 0, false
+	}
+	silence, ok := c.crossing(c.History(0, s).after(), 0, s)
+	if !ok {
+		return 0, false
+	}
+	return s.Observed.after(c.LastOrder(), int64(math.Ceil(silence*float64(dayMicros)))), true
+}
+
+// crossing returns the days of silence, at least quiet, at which the score
+// reaches the threshold, and false if that is not before the maximum silence.
+//
+// The corrected score need not grow with silence: the first crossing after the
+// quiet time counts, looked for in steps of a fifth of the silence, at least a
+// day, and then halved down to a second.
+func (c *Customer) crossing(h History, quiet float64, s *Setting) (float64, bool) {
+	p := s.Policy
+	if s.Correction == nil {
+		age, ok := s.Params.Crossing(h, p.Theta, s.horizon())
+		return max(age-h.Recency, quiet), ok
+	}
+	last := c.LastOrder()
+	reached := func(silence float64) bool {
+		return s.score(c, h.at(silence), last+int64(silence*float64(dayMicros))) >= p.Theta
+	}
+	if reached(quiet) {
+		return quiet, true
+	}
+	for low := quiet; low < p.MaxSilence; {
+		high := min(p.MaxSilence, low+max(1, low/5))
+		if reached(high) {
+			for high-low > 1./86400 {
+				if mid := low + (high-low)/2; reached(mid) {
+					high = mid
+				} else {
+					low = mid
+				}
+			}
+			return high, true
+		}
+		low = high
+	}
+	return 0, false
 }
 
 // NextWake returns when to look at the customer next, and false if that is not
@@ -137,20 +193,15 @@ func (c *Customer) Wake(now int64, draw uint64, s *Setting) (Alert, bool) {
 	}
 	a := c.describe(Raised, now, s)
 	h := c.History(now, s)
-	p, horizon := s.Params, s.Policy.HorizonDays
-	newcomer := p.Score(History{}, horizon)
+	p, horizon := s.Params, s.horizon()
 	fresh := p.Score(h.after(), horizon)
-	a.Reasons = []Reason{
-		{ReasonSilence, a.SilenceDays, a.UsualGapDays[1], logit(a.Probability) - logit(fresh)},
-		{ReasonOrders, float64(a.Orders), 1, logit(fresh) - logit(newcomer)},
-		{ReasonNewcomer, newcomer, newcomer, logit(newcomer)},
-	}
+	a.Reasons = c.reasons(h, now, s)
 	if a.Probability < s.Policy.Theta && a.SilenceDays >= s.Policy.MaxSilence*(1-1e-9) {
 		a.Reasons = append(a.Reasons, Reason{ReasonMaxSilence, a.SilenceDays, s.Policy.MaxSilence, 0})
 	}
-	a.Expires = now + int64(horizon*float64(dayMicros))
+	a.Expires = now + int64(s.Policy.HorizonDays*float64(dayMicros))
 	x, mean := c.Spend()
-	a.ValueAtRisk = s.Value.Mean(x, mean) * p.ExpectedOrders(h.after(), horizon) * max(0, a.Probability-fresh)
+	a.ValueAtRisk = s.level() * s.Value.Mean(x, mean) * p.ExpectedOrders(h.after(), horizon) * max(0, a.Probability-fresh)
 	a.Tier = TierMedium
 	if a.Probability >= s.Policy.HighRisk {
 		a.Tier = TierHigh
@@ -161,6 +212,44 @@ func (c *Customer) Wake(now int64, draw uint64, s *Setting) (Alert, bool) {
 	}
 	c.state, c.raisedAt, c.raisedP = stateRaised, seconds(now), float32(a.Probability)
 	return a, true
+}
+
+// Reasons returns what makes the score of a customer who has ordered.
+func (c *Customer) Reasons(now int64, s *Setting) []Reason {
+	if c.first == 0 {
+		return nil
+	}
+	return c.reasons(c.History(now, s), now, s)
+}
+
+func (c *Customer) reasons(h History, now int64, s *Setting) []Reason {
+	p, horizon := s.Params, s.horizon()
+	newcomer, fresh, base := p.Score(History{}, horizon), p.Score(h.after(), horizon), p.Score(h, horizon)
+	gap := p.NextOrderQuantile(h.after(), .5)
+	all := []Reason{
+		{ReasonSilence, h.Age - h.Recency, gap, logit(base) - logit(fresh)},
+		{ReasonOrders, float64(h.X + 1), 1, logit(fresh) - logit(newcomer)},
+		{ReasonNewcomer, newcomer, newcomer, logit(newcomer)},
+	}
+	if s.Correction == nil {
+		return all
+	}
+	f := c.features(h, now, s)
+	f.complete(logit(base))
+	var rhythm, behaviour float64
+	for i, w := range s.Correction.Weights {
+		if i < featWeek {
+			rhythm += w * f[i]
+		} else {
+			behaviour += w * f[i]
+		}
+	}
+	all = append(all, Reason{ReasonRhythm, sigmoid(logit(base) + s.Correction.Intercept + rhythm), base, s.Correction.Intercept + rhythm})
+	if behaviour != 0 {
+		d := max(0, days(now-int64(c.behaved)*second))
+		all = append(all, Reason{ReasonBehaviour, c.quarter.value() * math.Exp2(-d/quarterHalf), 0, behaviour})
+	}
+	return all
 }
 
 // Object notes an objection to profiling, or its end. An objection withdraws what
@@ -201,7 +290,7 @@ func (c *Customer) describe(k Kind, now int64, s *Setting) Alert {
 	h := c.History(now, s)
 	a := Alert{
 		Kind: k, Episode: c.episode, Due: now, HorizonDays: s.Policy.HorizonDays,
-		Probability: s.Params.Score(h, s.Policy.HorizonDays), SilenceDays: h.Age - h.Recency,
+		Probability: s.score(c, h, now), SilenceDays: h.Age - h.Recency,
 		Orders: c.Orders(), Currency: c.Currency(),
 	}
 	for i, q := range [3]float64{.3, .5, .9} {

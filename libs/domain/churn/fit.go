@@ -7,6 +7,8 @@ import (
 	"math"
 	"slices"
 
+	"gonum.org/v1/gonum/floats"
+	"gonum.org/v1/gonum/mathext"
 	"gonum.org/v1/gonum/optimize"
 )
 
@@ -66,6 +68,9 @@ type FitConfig struct {
 	Pull float64
 	// MaxK is the largest Erlang order tried, 1..MaxK.
 	MaxK int
+	// Warm is an earlier fit of the same shop, from where to start; the zero value:
+	// none, which costs about three times as much.
+	Warm Params
 }
 
 // DefaultFitConfig returns a pull of 1e-3 toward [DefaultParams], orders up to 3.
@@ -80,6 +85,9 @@ func (c FitConfig) Validate() error {
 	errs := []error{center.Validate()}
 	if !(c.Pull >= 0 && c.Pull <= 1) {
 		errs = append(errs, fmt.Errorf("churn.pull: %g is not inside [0, 1]", c.Pull))
+	}
+	if c.Warm.K != 0 {
+		errs = append(errs, c.Warm.Validate())
 	}
 	if c.MaxK < 1 || c.MaxK > MaxK {
 		errs = append(errs, fmt.Errorf("churn.max-k: %d is not inside [1, %d]", c.MaxK, MaxK))
@@ -126,8 +134,7 @@ func Fit(cells []Cell, sumLogGap float64, c FitConfig) (Params, float64, error) 
 	if err := c.Validate(); err != nil {
 		return Params{}, 0, fmt.Errorf("%w: %w", ErrFit, err)
 	}
-	cells = slices.Clone(cells)
-	slices.SortStableFunc(cells, func(a, b Cell) int { return cmp.Compare(a.X, b.X) })
+	cells = merge(cells)
 	var n float64
 	for _, x := range cells {
 		if x.X < 0 || !(x.N >= 0) || math.IsInf(x.N, 1) || !(x.Recency >= 0 && x.Age >= x.Recency) || math.IsInf(x.Age, 1) {
@@ -142,25 +149,18 @@ func Fit(cells []Cell, sumLogGap float64, c FitConfig) (Params, float64, error) 
 	if sumLogGap == 0 || math.IsNaN(sumLogGap) || math.IsInf(sumLogGap, 0) {
 		orders, sumLogGap = 1, 0
 	}
-	center := []float64{math.Log(c.Center.R), math.Log(c.Center.Alpha), math.Log(c.Center.A), math.Log(c.Center.B)}
+	center := [4]float64{math.Log(c.Center.R), math.Log(c.Center.Alpha), math.Log(c.Center.A), math.Log(c.Center.B)}
 	var best Params
 	bestLoss := math.Inf(1)
 	for k := 1; k <= orders; k++ {
-		loss := func(v []float64) float64 {
-			var pull float64
-			for i := range v {
-				if !(math.Abs(v[i]) < 18) { // exp(18) is 6.6e7: inside Validate's range
-					return math.Inf(1)
-				}
-				pull += (v[i] - center[i]) * (v[i] - center[i])
-			}
-			return c.Pull*pull - fromLog(v, k).LogLikelihood(cells, sumLogGap)/n
-		}
+		f := &fitLoss{cells: cells, n: n, k: k, pull: c.Pull, center: center, sumLogGap: sumLogGap}
 		// Regular buyers have k times the rate of events between orders.
-		rate := math.Log(float64(k))
-		v, l, err := minimize(loss,
-			[]float64{center[0], center[1] - rate, center[2], center[3]},
-			[]float64{0, center[1] - rate, -1, 1})
+		alpha := center[1] - math.Log(float64(k))
+		starts := [][]float64{{center[0], alpha, center[2], center[3]}, {0, alpha, -1, 1}}
+		if w := c.Warm; w.K > 0 {
+			starts = [][]float64{{math.Log(w.R), math.Log(w.Alpha) + math.Log(float64(w.K)/float64(k)), math.Log(w.A), math.Log(w.B)}}
+		}
+		v, l, err := descend(f.loss, f.gradient, starts...)
 		if err != nil {
 			return Params{}, 0, fmt.Errorf("%w: order %d: %w", ErrFit, k, err)
 		}
@@ -177,6 +177,100 @@ func Fit(cells []Cell, sumLogGap float64, c FitConfig) (Params, float64, error) 
 // fromLog returns the parameters whose logarithms are v.
 func fromLog(v []float64, k int) Params {
 	return Params{math.Exp(v[0]), math.Exp(v[1]), math.Exp(v[2]), math.Exp(v[3]), k}
+}
+
+// edge is where log parameters are stopped: exp(16) is 8.9e6, inside Validate's
+// range. A steep square keeps the loss smooth there, as descent needs it.
+const edge = 16
+
+// fitLoss is the mean negative log-likelihood of a customer and the prior, as a
+// function of the log parameters.
+type fitLoss struct {
+	cells     []Cell // of equal X together
+	n         float64
+	k         int
+	pull      float64
+	center    [4]float64
+	sumLogGap float64
+}
+
+func (f *fitLoss) loss(v []float64) float64 {
+	var sum float64
+	for i, u := range v {
+		if !(math.Abs(u) < 18) {
+			return math.Inf(1)
+		}
+		sum += f.pull * (u - f.center[i]) * (u - f.center[i])
+		over := max(0, math.Abs(u)-edge)
+		sum += over * over
+	}
+	return sum - fromLog(v, f.k).LogLikelihood(f.cells, f.sumLogGap)/f.n
+}
+
+// gradient writes the derivatives by the log parameters into g.
+func (f *fitLoss) gradient(g, v []float64) {
+	p := fromLog(v, f.k)
+	var d [4]float64
+	psiR, psiB, psiAB, logAlpha := mathext.Digamma(p.R), mathext.Digamma(p.B), mathext.Digamma(p.A+p.B), math.Log(p.Alpha)
+	known := -1
+	var byR, byA, byB float64
+	for _, c := range f.cells {
+		x, n := float64(c.X), p.shape(c.History)
+		if c.X != known {
+			known = c.X
+			psiABX := mathext.Digamma(p.A + p.B + x + 1)
+			byR = mathext.Digamma(n) - psiR + logAlpha
+			byA = psiAB - psiABX
+			byB = mathext.Digamma(p.B+x) - psiB + psiAB - psiABX
+		}
+		// The survival sum S, and its logarithm's derivatives by n and alpha.
+		s, byN, byAlpha := 1.0, 0.0, 0.0
+		if p.K > 1 {
+			q := (c.Age - c.Recency) / (p.Alpha + c.Age)
+			byQ := n
+			s, byN = 1+n*q, q
+			if p.K == 3 {
+				s += n * (n + 1) / 2 * q * q
+				byN += (2*n + 1) / 2 * q * q
+				byQ += n * (n + 1) * q
+			}
+			byN, byAlpha = byN/s, -byQ*q/(p.Alpha+c.Age)/s
+		}
+		logAge, logRecency := math.Log(p.Alpha+c.Age), math.Log(p.Alpha+c.Recency)
+		w := 1 / (1 + math.Exp(math.Log(p.A)-n*logRecency-(math.Log(p.B+x)-n*logAge+math.Log(s)))) // of being active
+		d[0] += c.N * (byR + w*(byN-logAge) - (1-w)*logRecency)
+		d[1] += c.N * (p.R/p.Alpha + w*(byAlpha-n/(p.Alpha+c.Age)) - (1-w)*n/(p.Alpha+c.Recency))
+		d[2] += c.N * (byA + (1-w)/p.A)
+		d[3] += c.N * (byB + w/(p.B+x))
+	}
+	for i, by := range [4]float64{p.R, p.Alpha, p.A, p.B} {
+		over := max(0, math.Abs(v[i])-edge)
+		g[i] = 2*f.pull*(v[i]-f.center[i]) + 2*over*math.Copysign(1, v[i]) - by*d[i]/f.n
+	}
+}
+
+// descend minimises a smooth function from every start, and where its gradient
+// leads nowhere, by simplex.
+func descend(f func([]float64) float64, gradient func(g, v []float64), starts ...[]float64) ([]float64, float64, error) {
+	var best []float64
+	bestF := math.Inf(1)
+	for _, start := range starts {
+		// What ends a descent early, as a line search without progress at the
+		// minimum, leaves the best point it has seen.
+		r, _ := optimize.Minimize(optimize.Problem{Func: f, Grad: gradient}, start, &optimize.Settings{FuncEvaluations: 300, GradientThreshold: 1e-7}, &optimize.BFGS{})
+		if r != nil && r.F < bestF {
+			best, bestF = r.X, r.F
+		}
+	}
+	if best != nil {
+		g := make([]float64, len(best))
+		gradient(g, best)
+		if floats.Norm(g, math.Inf(1)) < 1e-4 {
+			return best, bestF, nil
+		}
+		starts = [][]float64{best}
+	}
+	return minimize(f, starts...)
 }
 
 // minimize runs Nelder-Mead from every start and again from where it ended,

@@ -8,9 +8,16 @@ import (
 )
 
 // StateBytes is the size of a packed [Customer].
-const StateBytes = 87
+const StateBytes = 95
 
-const stateVersion = 1
+const stateVersion = 2
+
+// Version 1 had visits in 32-bit numbers, nothing else of behaviour, and no
+// squares of the gaps' logarithms.
+const (
+	stateVersion1 = 1
+	stateBytes1   = 87
+)
 
 // ErrState is wrapped by every error of [Customer.UnmarshalBinary].
 var ErrState = errors.New("not a customer")
@@ -29,15 +36,17 @@ func (c *Customer) AppendBinary(b []byte) ([]byte, error) {
 	b = le.AppendUint32(b, c.repeats)
 	b = le.AppendUint32(b, c.recency)
 	b = le.AppendUint64(b, math.Float64bits(c.logGaps))
+	b = le.AppendUint32(b, math.Float32bits(c.logGaps2))
 	for _, r := range c.recent {
 		b = le.AppendUint32(b, r)
 	}
 	b = append(b, c.perDay[:]...)
 	b = le.AppendUint64(b, uint64(c.total))
 	b = le.AppendUint64(b, uint64(c.opening))
-	b = le.AppendUint32(b, c.visit)
-	b = le.AppendUint32(b, math.Float32bits(c.week))
-	b = le.AppendUint32(b, math.Float32bits(c.quarter))
+	b = le.AppendUint32(b, c.behaved)
+	for _, d := range [...]decayed{c.week, c.quarter, c.minutes, c.searches, c.carts, c.mails} {
+		b = le.AppendUint16(b, uint16(d))
+	}
 	b = le.AppendUint32(b, c.episode)
 	b = le.AppendUint32(b, c.raisedAt)
 	b = le.AppendUint32(b, math.Float32bits(c.raisedP))
@@ -49,10 +58,27 @@ func (c *Customer) MarshalBinary() ([]byte, error) {
 	return c.AppendBinary(make([]byte, 0, StateBytes))
 }
 
-// UnmarshalBinary restores a packed customer. It refuses what no customer can be,
-// and then leaves c alone.
+// PackedBytes returns the size of the packed customer that b begins with, of this
+// version or an older one, and 0 where there is none.
+func PackedBytes(b []byte) int {
+	n := 0
+	switch {
+	case len(b) == 0:
+	case b[0] == stateVersion:
+		n = StateBytes
+	case b[0] == stateVersion1:
+		n = stateBytes1
+	}
+	if len(b) < n {
+		return 0
+	}
+	return n
+}
+
+// UnmarshalBinary restores a packed customer of any version. It refuses what no
+// customer can be, and then leaves c alone.
 func (c *Customer) UnmarshalBinary(b []byte) error {
-	if len(b) != StateBytes || b[0] != stateVersion {
+	if n := PackedBytes(b); n == 0 || n != len(b) {
 		version := -1
 		if len(b) > 0 {
 			version = int(b[0])
@@ -64,14 +90,27 @@ func (c *Customer) UnmarshalBinary(b []byte) error {
 	copy(n.currency[:], r.take(3))
 	n.first, n.repeats, n.recency = r.u32(), r.u32(), r.u32()
 	n.logGaps = math.Float64frombits(r.u64())
+	if b[0] == stateVersion {
+		n.logGaps2 = math.Float32frombits(r.u32())
+	} else if n.repeats > 0 { // the least that they can be: all gaps alike
+		n.logGaps2 = float32(n.logGaps * n.logGaps / float64(n.repeats))
+	}
 	for i := range n.recent {
 		n.recent[i] = r.u32()
 	}
 	copy(n.perDay[:], r.take(kept))
 	n.total, n.opening = int64(r.u64()), int64(r.u64())
-	n.visit, n.week, n.quarter = r.u32(), math.Float32frombits(r.u32()), math.Float32frombits(r.u32())
+	n.behaved = r.u32()
+	if b[0] == stateVersion {
+		for _, d := range []*decayed{&n.week, &n.quarter, &n.minutes, &n.searches, &n.carts, &n.mails} {
+			*d = decayed(r.u16())
+		}
+	} else {
+		n.week = decayed(0).plus(float64(math.Float32frombits(r.u32())))
+		n.quarter = decayed(0).plus(float64(math.Float32frombits(r.u32())))
+	}
 	n.episode, n.raisedAt, n.raisedP = r.u32(), r.u32(), math.Float32frombits(r.u32())
-	n.refunds = binary.LittleEndian.Uint16(r)
+	n.refunds = r.u16()
 	if err := n.check(b[1]); err != nil {
 		return fmt.Errorf("%w: %w", ErrState, err)
 	}
@@ -92,7 +131,7 @@ func (c *Customer) check(flags byte) error {
 		return errors.New("orders without a first")
 	case c.first != 0 && c.recent[0] < c.first:
 		return errors.New("the last order is before the first")
-	case !finite(c.logGaps), !(c.week >= 0) || !finite(float64(c.week)), !(c.quarter >= 0) || !finite(float64(c.quarter)), !(c.raisedP >= 0 && c.raisedP <= 1):
+	case !finite(c.logGaps), !finite(float64(c.logGaps2)), !(c.raisedP >= 0 && c.raisedP <= 1):
 		return errors.New("a number outside its range")
 	}
 	for i := 1; i < kept; i++ {
@@ -114,5 +153,6 @@ func (r *reader) take(n int) []byte {
 	*r = (*r)[n:]
 	return b
 }
+func (r *reader) u16() uint16 { return binary.LittleEndian.Uint16(r.take(2)) }
 func (r *reader) u32() uint32 { return binary.LittleEndian.Uint32(r.take(4)) }
 func (r *reader) u64() uint64 { return binary.LittleEndian.Uint64(r.take(8)) }

@@ -88,11 +88,14 @@ func (o Observed) after(from, d int64) int64 {
 
 // Setting is what decisions read besides the customer.
 type Setting struct {
-	Params   Params
-	Value    Value
-	Policy   Policy
-	Observed Observed       // nil: no gaps
-	Location *time.Location // whose days merge orders; nil: UTC
+	Params     Params
+	Value      Value
+	ValueLevel float64     // multiplies what [Value] expects of a customer; 0: 1
+	Season     float64     // orders expected in the horizon by those of the recent past; 0: 1
+	Correction *Correction // nil: the base score is the score
+	Policy     Policy
+	Observed   Observed       // nil: no gaps
+	Location   *time.Location // whose days merge orders; nil: UTC
 }
 
 // DefaultSetting returns the defaults of everything, in UTC, without gaps.
@@ -102,7 +105,17 @@ func DefaultSetting() Setting {
 
 // Validate reports every mistake of the parts.
 func (s *Setting) Validate() error {
-	return errors.Join(s.Params.Validate(), s.Value.Validate(), s.Policy.Validate())
+	errs := []error{s.Params.Validate(), s.Value.Validate(), s.Policy.Validate()}
+	if !(s.ValueLevel >= 0 && s.ValueLevel <= 100) {
+		errs = append(errs, fmt.Errorf("churn.value-level: %g is not inside [0, 100]", s.ValueLevel))
+	}
+	if !(s.Season >= 0 && s.Season <= 10) {
+		errs = append(errs, fmt.Errorf("churn.season: %g is not inside [0, 10]", s.Season))
+	}
+	if s.Correction != nil {
+		errs = append(errs, s.Correction.Validate())
+	}
+	return errors.Join(errs...)
 }
 
 // day is the local day of an instant, counted from 1970-01-01.

@@ -39,6 +39,14 @@ func (v Value) Mean(x int, mean float64) float64 {
 	return v.P * (v.Gamma + n*max(0, mean)) / (v.P*n + v.Q - 1)
 }
 
+// level is the multiplier of expected spend.
+func (s *Setting) level() float64 {
+	if s.ValueLevel > 0 {
+		return s.ValueLevel
+	}
+	return 1
+}
+
 // Spend is a number of customers of X repeat orders with one mean spend.
 type Spend struct {
 	X       int
@@ -89,16 +97,43 @@ func FitValue(spends []Spend) (Value, error) {
 // posterior gamma of the rate and beta(a, b+x+1) of the probability p to leave.
 // For k > 1 the renewal process is taken at its mean rate.
 func (p Params) ExpectedOrders(h History, days float64) float64 {
-	n, rate := p.shape(h), float64(p.K)*(p.Alpha+h.Age)
-	const points = 64 // the integrand is smooth and bounded in p: midpoints of equal probability
+	return NewOrders(p).Expected(h, days)
+}
+
+// orderPoints is the order of the quadrature over the probability to leave: the
+// integrand is smooth and bounded in it, so midpoints of equal probability do.
+const orderPoints = 64
+
+// Orders computes [Params.ExpectedOrders] for many customers. It remembers the
+// points of the quadrature, which depend on the number of orders only
+// and cost more than everything else.
+type Orders struct {
+	p     Params
+	leave map[int]*[orderPoints]float64
+}
+
+func NewOrders(p Params) *Orders {
+	return &Orders{p, map[int]*[orderPoints]float64{}}
+}
+
+// Expected is [Params.ExpectedOrders].
+func (o *Orders) Expected(h History, days float64) float64 {
+	points := o.leave[h.X]
+	if points == nil {
+		points = new([orderPoints]float64)
+		for i := range points {
+			points[i] = mathext.InvRegIncBeta(o.p.A, o.p.B+float64(h.X)+1, (float64(i)+.5)/orderPoints)
+		}
+		o.leave[h.X] = points
+	}
+	n, rate := o.p.shape(h), float64(o.p.K)*(o.p.Alpha+h.Age)
 	var sum float64
-	for i := range points {
-		leave := mathext.InvRegIncBeta(p.A, p.B+float64(h.X)+1, (float64(i)+.5)/points)
+	for _, leave := range points {
 		if !(leave > 1e-9) { // the limit for a customer who never leaves
 			sum += n * days / rate
 			continue
 		}
 		sum += -math.Expm1(-n*math.Log1p(leave*days/rate)) / leave
 	}
-	return sum / points
+	return sum / orderPoints
 }

@@ -25,7 +25,7 @@ A file is delimited text with a header line (comma, semicolon, tab or bar; plain
 are found by their usual names; --map NAME=COLUMN names others. --json prints one object a line,
 --report DIR writes a page with plots that needs no network, and the plots as PNG files.`,
 	}
-	c.AddCommand(evalRecommendCommand())
+	c.AddCommand(evalRecommendCommand(), evalChurnCommand())
 	return c
 }
 
@@ -42,6 +42,12 @@ func (e *evalFlags) bind(c *cobra.Command) {
 	f := c.Flags()
 	f.BoolVar(&e.json, "json", false, "one JSON object a line: one for each method")
 	f.StringVar(&e.report, "report", "", "folder for report.html and its plots as PNG files; it is made")
+	e.bindReading(c)
+}
+
+// bindReading adds those of a command that reads a file and writes no report.
+func (e *evalFlags) bindReading(c *cobra.Command) {
+	f := c.Flags()
 	f.Uint64Var(&e.seed, "seed", 1, "seed of all that is drawn")
 	f.StringArrayVar(&e.maps, "map", nil, "NAME=COLUMN, where a column has no usual name; several times")
 	f.StringVar(&e.dateFormat, "date-format", "", "ymd, yyyymmdd, unix, unixms, dmy, mdy, or a layout such as \"02 Jan 2006 15:04\"; empty: what the values say")

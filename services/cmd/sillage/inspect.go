@@ -44,6 +44,7 @@ type reach struct {
 	identitySecret string
 	dataDir        string
 	timezone       string
+	models         string
 	threshold      float64
 	serviceLevel   float64
 }
@@ -345,7 +346,7 @@ func (r *reach) bases() (*state.Bases, error) {
 // processors are all, with the settings that their folds depend on.
 func (r *reach) processors() ([]stream.Processor, error) {
 	cfg := defaultUp()
-	cfg.DataDir, cfg.IdentitySecret, cfg.Timezone, cfg.Threshold, cfg.ServiceLevel = r.dataDir, r.identitySecret, r.timezone, r.threshold, r.serviceLevel
+	cfg.DataDir, cfg.IdentitySecret, cfg.Timezone, cfg.Threshold, cfg.ServiceLevel, cfg.Models = r.dataDir, r.identitySecret, r.timezone, r.threshold, r.serviceLevel, r.models
 	if cfg.IdentitySecret == "" {
 		if _, err := os.Stat(cfg.DataDir); err != nil {
 			return nil, fmt.Errorf("find the identity secret (give --data-dir or --identity-secret): %w", err)
@@ -355,7 +356,20 @@ func (r *reach) processors() ([]stream.Processor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return processors(cfg, secret), nil
+	if _, err := cfg.modelFile(); err != nil {
+		return nil, err
+	}
+	judge, err := cfg.churn(secret).Loaded()
+	if err != nil {
+		return nil, err
+	}
+	ps := processors(cfg, secret)
+	for i := range ps {
+		if ps[i].Name == churn.Name {
+			ps[i] = churn.Processor(judge)
+		}
+	}
+	return ps, nil
 }
 
 // processors are all.

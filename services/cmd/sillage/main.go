@@ -22,7 +22,7 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 		Version:       web.Version(),
 	}
-	c.AddCommand(upCommand(), replayCommand(), simulateCommand(), evalCommand(), statusCommand(), tailCommand(), verifyCommand(), dlqCommand(), rebuildCommand(), speakCommand(), snapshotCommand(), topicsCommand(), shopCommand(), keyCommand(), doctorCommand(), versionCommand())
+	c.AddCommand(upCommand(), replayCommand(), simulateCommand(), evalCommand(), statusCommand(), tailCommand(), verifyCommand(), dlqCommand(), rebuildCommand(), speakCommand(), snapshotCommand(), modelCommand(), topicsCommand(), shopCommand(), keyCommand(), doctorCommand(), versionCommand())
 	return c
 }
 

@@ -24,6 +24,7 @@ func (r *reach) foldFlags(c *cobra.Command) {
 	c.Flags().StringVar(&r.identitySecret, "identity-secret", "", "key of the profile ids, where it is not in the data directory")
 	c.Flags().StringVar(&r.timezone, "timezone", "UTC", "as given to up")
 	c.Flags().Float64Var(&r.threshold, "churn-threshold", churn.DefaultConfig().Threshold, "as given to up")
+	c.Flags().StringVar(&r.models, "models", defaultUp().Models, "as given to up")
 	c.Flags().Float64Var(&r.serviceLevel, "service-level", restock.DefaultConfig().ServiceLevel, "as given to up")
 }
 

@@ -53,7 +53,7 @@ type upConfig struct {
 	EmbeddedKafka string     `yaml:"embedded-kafka" usage:"host:port of the embedded broker"`
 	EmbeddedRedis string     `yaml:"embedded-redis" usage:"host:port of the embedded store"`
 
-	Models         string  `yaml:"models" usage:"parameters that decide: pinned, the shipped ones; nothing is fitted from a shop's history yet"`
+	Models         string  `yaml:"models" usage:"parameters that decide: pinned, the shipped ones, or pinned=NAME or pinned=FILE, of sillage model fit or import; another model judges the past anew: sillage rebuild"`
 	IdentitySecret string  `yaml:"identity-secret" usage:"key of the hash that makes profile ids; empty: one made at the first start" secret:"true"`
 	Timezone       string  `yaml:"timezone" usage:"IANA name of the zone whose days the shops live by"`
 	Threshold      float64 `yaml:"churn-threshold" usage:"probability of no order within 90 days at which an alert is raised"`
@@ -83,8 +83,8 @@ func (c upConfig) Validate() error {
 	if c.DemoRate <= 0 || c.DemoRate > 10_000 {
 		errs = append(errs, fmt.Errorf("demo-rate: %g is not between 0 and 10000", c.DemoRate))
 	}
-	if c.Models != "pinned" {
-		errs = append(errs, fmt.Errorf("models: %q is not pinned, which is all there is yet", c.Models))
+	if _, err := c.modelFile(); err != nil {
+		errs = append(errs, err)
 	}
 	if c.BaseEvery < 100*time.Millisecond {
 		errs = append(errs, fmt.Errorf("base-every: %v is below 100ms", c.BaseEvery))
@@ -115,7 +115,21 @@ func (c upConfig) profile(secret string) profile.Config {
 func (c upConfig) churn(secret string) churn.Config {
 	p := churn.DefaultConfig()
 	p.IdentitySecret, p.Timezone, p.Threshold = secret, c.Timezone, c.Threshold
+	p.ModelFile, _ = c.modelFile() // Validate has told
 	return p
+}
+
+// modelFile is the file of the model that is pinned; "" where it is the shipped one.
+func (c upConfig) modelFile() (string, error) {
+	name, pinned := strings.CutPrefix(c.Models, "pinned")
+	if name == "" && pinned {
+		return "", nil
+	}
+	name, named := strings.CutPrefix(name, "=")
+	if !pinned || !named || name == "" {
+		return "", fmt.Errorf("models: %q is not pinned, pinned=NAME or pinned=FILE", c.Models)
+	}
+	return modelPath(c.DataDir, name), nil
 }
 
 func (c upConfig) restock() restock.Config {

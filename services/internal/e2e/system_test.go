@@ -130,6 +130,8 @@ func (s *system) command(ctx context.Context, args ...string) *exec.Cmd {
 		args = append(args, "--kafka", s.kafka)
 	case "status":
 		args = append(args, s.status...)
+	case "model":
+		args = append(args, "--data-dir", s.dir)
 	case "dlq":
 		if args = append(args, "--kafka", s.kafka); args[1] == "requeue" {
 			args = append(args, "--redis", s.redis)
