@@ -77,7 +77,7 @@ sim: ## Live through SEEDS random worlds with failures; one that goes wrong is s
 
 .PHONY: mutants
 mutants: ## Take every guard of the protocol away once: model, simulation or a rule's test has to notice
-	go test -run 'TestMutants$$' -count=1 -timeout 60m -v ./libs/stream/step -mutants
+	go test -run 'TestMutants$$' -count=1 -timeout 12h -v ./libs/stream/step -mutants
 
 # Kinds of faults come in turns that hang on the seed, which is another one with
 # every commit. More flags in CHAOS: docs/CHAOS.md.
