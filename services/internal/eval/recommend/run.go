@@ -109,6 +109,7 @@ type runner struct {
 	left    []int32 // clicks to come, by session
 	born    []int64 // first click, by item
 	number  map[string]uint32
+	learns  bool // some method is taught
 	control *control
 	built   int32 // day that the control was built for
 }
@@ -145,6 +146,7 @@ func Run(ctx context.Context, log *Log, cfg Config, progress *eval.Progress) (*O
 	for _, m := range methods {
 		r.out.tallies = append(r.out.tallies, &tally{method: m, shown: make([]bool, len(log.Items))})
 	}
+	r.learns = slices.Contains(methods, Hybrid)
 	if slices.Contains(methods, VMIS) {
 		r.control = newControl(cfg.VMIS)
 	}
@@ -220,7 +222,7 @@ func (r *runner) query(t *trail, m recommend.Method) recommend.Query {
 // learn teaches the ranker what came next in a session, where it is one of those
 // that teach: the services do not learn from every session either.
 func (r *runner) learn(c Click, t *trail) {
-	if len(t.items) == 0 || !r.index.Teaches(t.key, recommend.SurfaceProduct) {
+	if !r.learns || len(t.items) == 0 || !r.index.Teaches(t.key, recommend.SurfaceProduct) {
 		return
 	}
 	q := r.query(t, recommend.Hybrid)
