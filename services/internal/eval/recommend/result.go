@@ -311,7 +311,7 @@ func (o *Outcome) plots(r *eval.Report, results []Result) error {
 	}
 	prefix := eval.Plot{Name: "prefix", Title: "Hit rate by length of the session so far", X: "items so far", Y: "HR@20", Note: fmt.Sprintf("Prefixes of %d items and more are one group.", longestPrefix)}
 	bin, bins := o.bins()
-	day := eval.Plot{Name: "days", Title: "Hit rate by " + bins, X: "time of the current item (UTC)", Y: "HR@20", TimeX: true}
+	day := eval.Plot{Name: "days", Title: "Hit rate over time, by " + bins, X: "time of the current item (UTC)", Y: "HR@20", TimeX: true}
 	lat := eval.Plot{Name: "latency", Title: "Time of one answer", X: "microseconds (" + timing + ")", Y: "share of answers that took longer", LogX: true, LogY: true, Note: "Both axes are logarithmic: .01 is the 99th percentile."}
 	rank := eval.Plot{Name: "ranks", Title: "Hit rate by length of the list", X: "items shown", Y: "hit rate", Note: "How often the next item is among the first so many."}
 	for _, y := range o.tallies {
@@ -341,7 +341,7 @@ func (o *Outcome) bins() (seconds float64, name string) {
 		lo, hi = min(lo, c.at), max(hi, c.at)
 	}
 	if hi-lo < 4*86_400_000 {
-		return 3 * 3600, "three hours"
+		return 3 * 3600, "periods of three hours"
 	}
 	return 86400, "day"
 }
