@@ -75,9 +75,12 @@ const train = "train"
 // separated by spaces, lines in time order) or a click file (one event a line:
 // time, session or visitor, item).
 func Read(ctx context.Context, path string, r Reading, o eval.Options) (*Log, eval.Source, error) {
-	header, err := eval.Header(path)
-	if err != nil {
-		return nil, eval.Source{}, err
+	header := o.Header
+	if header == nil {
+		var err error
+		if header, err = eval.Header(path); err != nil {
+			return nil, eval.Source{}, err
+		}
 	}
 	sessions := o.Map["items"] != ""
 	for _, h := range header {
@@ -86,6 +89,7 @@ func Read(ctx context.Context, path string, r Reading, o eval.Options) (*Log, ev
 	b := &builder{items: map[string]uint32{}, sessions: map[uint64]uint32{}, splits: map[string]int{}}
 	b.log.Name = name(path)
 	var src eval.Source
+	var err error
 	if sessions {
 		src, err = b.readSessions(ctx, path, r, o)
 	} else {

@@ -73,7 +73,8 @@ type one struct {
 type tally struct {
 	method Method
 	rank   []uint8   // by case, from 1; 0: not among the answers
-	micros []float32 // by case
+	micros []float32 // of answers without reasons
+	full   []float32 // of answers with reasons: every eighth is one
 	shown  []bool    // by item
 }
 
@@ -215,7 +216,7 @@ func (r *runner) query(t *trail, m recommend.Method) recommend.Query {
 	now := items[len(items)-1]
 	return recommend.Query{
 		Session: t.key, Items: items, N: top, Now: now.At, Surface: recommend.SurfaceProduct,
-		KeepSeen: true, KeepCurrent: r.cfg.KeepCurrent, Method: m, Bare: true,
+		KeepSeen: true, KeepCurrent: r.cfg.KeepCurrent, Method: m,
 	}
 }
 
@@ -265,6 +266,7 @@ func (r *runner) ask(y *tally, c Click, t *trail) {
 	var took time.Duration
 	if m, ok := y.method.served(); ok {
 		q := r.query(t, m)
+		q.Bare = !y.explains()
 		want := r.log.Items[c.Item]
 		before := threadTime()
 		r.answers = r.index.Recommend(q, r.scratch, r.answers[:0])
@@ -286,8 +288,22 @@ func (r *runner) ask(y *tally, c Click, t *trail) {
 			y.shown[a.Item] = true
 		}
 	}
+	micros := float32(took.Nanoseconds()) / 1000
+	if y.explains() {
+		y.full = append(y.full, micros)
+	} else {
+		y.micros = append(y.micros, micros)
+	}
 	y.rank = append(y.rank, uint8(rank))
-	y.micros = append(y.micros, float32(took.Nanoseconds())/1000)
+}
+
+// withReasons is how many answers there are for one with reasons. They are the
+// same answers; what is timed is others.
+const withReasons = 8
+
+// explains tells whether the next answer comes with its reasons.
+func (y *tally) explains() bool {
+	return y.method == Hybrid && len(y.rank)%withReasons == withReasons-1
 }
 
 // pass goes through the clicks in time order.

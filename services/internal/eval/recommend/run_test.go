@@ -154,7 +154,7 @@ func TestCurrentItem(t *testing.T) {
 
 // Two runs differ in times only.
 func TestSameSeedSameFigures(t *testing.T) {
-	times := cmpopts.IgnoreFields(Result{}, "Kernel", "Update", "Learn", "Build", "Heap")
+	times := cmpopts.IgnoreFields(Result{}, "Kernel", "Reasons", "Update", "Learn", "Build", "Heap")
 	log := random(3, 300)
 	for _, mode := range []Mode{Frozen, Online} {
 		set := func(c *Config) { c.Mode = mode }
