@@ -1,9 +1,11 @@
 package recommend
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math"
 	"slices"
@@ -13,8 +15,6 @@ import (
 // are not a snapshot this version can restore; other errors come from the reader.
 var ErrSnapshot = errors.New("not a usable snapshot")
 
-// Version 1 had other relations and no ranker; it is not read any more: the
-// index is then built from its log.
 const (
 	snapshotMagic   = "SILLRECO"
 	snapshotVersion = 2
@@ -180,16 +180,37 @@ func (x *Index) decays() []*decay {
 
 // ReadIndex restores a snapshot under cfg. Decay times must be those of the
 // snapshot; smaller caps keep what is newest or heaviest. Bytes that are not a
-// whole, unchanged snapshot give an error that wraps [ErrSnapshot], never a
+// whole, unchanged snapshot of a known version give an error that wraps [ErrSnapshot], never a
 // partial index. It reads up to the snapshot's end and not further.
 func ReadIndex(r io.Reader, cfg Config) (*Index, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("read recommender snapshot: %w", err)
 	}
-	d := &decoder{r: r, table: castagnoli()}
+	// Version 1 begins with the magic word, later ones with the length of a frame.
+	var head [len(snapshotMagic)]byte
+	_, err := io.ReadFull(r, head[:])
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = fmt.Errorf("%w: it ends too early", ErrSnapshot)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read recommender snapshot: %w", err)
+	}
 	x := New(cfg)
-	x.restore(d)
-	d.end()
+	var d *decoder
+	if string(head[:]) == snapshotMagic {
+		// Small pieces are read, and none too many: nothing may be buffered here.
+		d = &decoder{r: r, table: castagnoli(), loose: true}
+		d.sum = crc32.Update(0, d.table, head[:])
+		if v := d.uint(math.MaxUint64); v != 1 {
+			d.fail("version %d, want 1 or %d", v, snapshotVersion)
+		}
+		x.restoreV1(d)
+		d.endV1()
+	} else {
+		d = &decoder{r: io.MultiReader(bytes.NewReader(head[:]), r), table: castagnoli()}
+		x.restore(d)
+		d.end()
+	}
 	if d.err != nil {
 		return nil, fmt.Errorf("read recommender snapshot: %w", d.err)
 	}
