@@ -294,7 +294,7 @@ func (t *Table) recognise() error {
 		}
 	}
 	if len(errs) > 0 && t.opts.Header == nil && slices.ContainsFunc(t.header, func(h string) bool { _, ok := number([]byte(h), '.'); return ok }) {
-		errs = append(errs, errors.New("the first line has figures in it: if it is no header, name the columns with --header NAME,NAME,..."))
+		errs = append(errs, errors.New("the first line has figures in it: if it is no header, --header NAME,NAME names the columns"))
 	}
 	return errors.Join(errs...)
 }
