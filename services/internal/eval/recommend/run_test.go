@@ -208,6 +208,9 @@ func TestOddShops(t *testing.T) {
 				if n := strings.Count(b.String(), "\n"); n != len(Methods()) {
 					t.Errorf("%d results", n)
 				}
+				if mode == Frozen {
+					continue
+				}
 				if _, err := o.Report(eval.Run{}); err != nil {
 					t.Error(err)
 				}
