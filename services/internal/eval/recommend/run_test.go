@@ -208,7 +208,7 @@ func TestOddShops(t *testing.T) {
 				if n := strings.Count(b.String(), "\n"); n != len(Methods()) {
 					t.Errorf("%d results", n)
 				}
-				if mode == Frozen {
+				if mode == Frozen || name != "one item" && name != "one instant" { // pictures take long
 					continue
 				}
 				if _, err := o.Report(eval.Run{}); err != nil {
