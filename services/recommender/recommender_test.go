@@ -279,6 +279,10 @@ func TestSnapshotGoesOn(t *testing.T) {
 	if old.Counts() != s.index.Counts() {
 		t.Errorf("counts %+v, want %+v", s.index.Counts(), old.Counts())
 	}
+	var again bytes.Buffer
+	if err := s.index.Snapshot(&again, next, logs); err != nil || !bytes.Equal(b.Bytes(), again.Bytes()) {
+		t.Errorf("what was restored, counts and lessons, writes another snapshot (%v)", err)
+	}
 	for name, broken := range map[string][]byte{
 		"empty": nil, "cut": b.Bytes()[:b.Len()/2], "of another version": bytes.Replace(b.Bytes(), []byte(`"version":1`), []byte(`"version":9`), 1),
 	} {

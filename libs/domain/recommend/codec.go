@@ -90,6 +90,7 @@ type decoder struct {
 	sum   uint32
 	buf   []byte // unread bytes of mem
 	mem   []byte
+	loose bool // without frames, as in version 1
 	err   error
 }
 
@@ -108,8 +109,16 @@ func (d *decoder) need(n int) bool {
 }
 
 func (d *decoder) refill(n int) bool {
+	if d.err != nil {
+		d.buf = nil
+		return false
+	}
 	if d.mem == nil {
 		d.mem = make([]byte, 2*chunk)
+	}
+	if d.loose {
+		d.plain(n)
+		return d.err == nil
 	}
 	k := copy(d.mem, d.buf)
 	for k < n && d.err == nil {

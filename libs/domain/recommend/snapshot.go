@@ -1,9 +1,11 @@
 package recommend
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math"
 	"slices"
@@ -13,8 +15,6 @@ import (
 // are not a snapshot this version can restore; other errors come from the reader.
 var ErrSnapshot = errors.New("not a usable snapshot")
 
-// Version 1 had other relations and no ranker; it is not read any more: the
-// index is then built from its log.
 const (
 	snapshotMagic   = "SILLRECO"
 	snapshotVersion = 2
@@ -90,8 +90,30 @@ func (e *encoder) list(items []uint32) {
 	}
 }
 
+// live is how many of an item's postings are of sessions still in the log.
+func (x *Index) live(post *ring) int {
+	live := 0 // newest first
+	for live < int(post.n) {
+		if _, ok := x.slot(x.posts.at(post, live)); !ok {
+			break
+		}
+		live++
+	}
+	return live
+}
+
+// slots is how much room runs of certain lengths need: what a reader allocates at
+// once.
+func (x *Index) slots(b *blocks, length func(*item) int) (n uint64) {
+	for i := range x.items {
+		n += uint64(b.size(b.classOf(length(&x.items[i]))))
+	}
+	return n
+}
+
 func (x *Index) writeItems(e *encoder, oldest, held int) {
 	e.uint(uint64(len(x.items)))
+	e.uint(x.slots(&x.posts.blocks, func(it *item) int { return x.live(&it.post) }))
 	for i := range x.items {
 		it := &x.items[i]
 		e.flag(it.used)
@@ -109,13 +131,7 @@ func (x *Index) writeItems(e *encoder, oldest, held int) {
 		for _, c := range it.count {
 			e.f32(c)
 		}
-		live := 0 // newest first, the sessions still in the log
-		for live < int(it.post.n) {
-			if _, ok := x.slot(x.posts.at(&it.post, live)); !ok {
-				break
-			}
-			live++
-		}
+		live := x.live(&it.post)
 		e.uint(uint64(live))
 		for k := live - 1; k >= 0; k-- {
 			s, _ := x.slot(x.posts.at(&it.post, k))
@@ -126,6 +142,7 @@ func (x *Index) writeItems(e *encoder, oldest, held int) {
 
 func (x *Index) writeEdges(e *encoder, r relation) {
 	near := &x.near[r]
+	e.uint(x.slots(&near.blocks, func(it *item) int { return int(it.near[r].n) }))
 	for i := range x.items {
 		it := &x.items[i]
 		l := &it.near[r]
@@ -163,16 +180,37 @@ func (x *Index) decays() []*decay {
 
 // ReadIndex restores a snapshot under cfg. Decay times must be those of the
 // snapshot; smaller caps keep what is newest or heaviest. Bytes that are not a
-// whole, unchanged snapshot give an error that wraps [ErrSnapshot], never a
+// whole, unchanged snapshot of a known version give an error that wraps [ErrSnapshot], never a
 // partial index. It reads up to the snapshot's end and not further.
 func ReadIndex(r io.Reader, cfg Config) (*Index, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("read recommender snapshot: %w", err)
 	}
-	d := &decoder{r: r, table: castagnoli()}
+	// Version 1 begins with the magic word, later ones with the length of a frame.
+	var head [len(snapshotMagic)]byte
+	_, err := io.ReadFull(r, head[:])
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = fmt.Errorf("%w: it ends too early", ErrSnapshot)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read recommender snapshot: %w", err)
+	}
 	x := New(cfg)
-	x.restore(d)
-	d.end()
+	var d *decoder
+	if string(head[:]) == snapshotMagic {
+		// Small pieces are read, and none too many: nothing may be buffered here.
+		d = &decoder{r: r, table: castagnoli(), loose: true}
+		d.sum = crc32.Update(0, d.table, head[:])
+		if v := d.uint(math.MaxUint64); v != 1 {
+			d.fail("version %d, want 1 or %d", v, snapshotVersion)
+		}
+		x.restoreV1(d)
+		d.endV1()
+	} else {
+		d = &decoder{r: io.MultiReader(bytes.NewReader(head[:]), r), table: castagnoli()}
+		x.restore(d)
+		d.end()
+	}
 	if d.err != nil {
 		return nil, fmt.Errorf("read recommender snapshot: %w", d.err)
 	}
@@ -241,18 +279,21 @@ func (x *Index) restoreSessions(d *decoder) (skip int) {
 	var lengths []uint8
 	d.each(held, size, func(k int, b []byte) {
 		if k == 0 {
-			x.session = make(map[uint64]uint32, min(held, x.cfg.MaxSessions, 1<<22))
+			n := min(held, x.cfg.MaxSessions, 1<<20)
+			x.session = make(map[uint64]uint32, n)
+			x.sessKey, x.visits = make([]uint64, 0, n), make([]slot, 0, n)
+			x.sessItem = make([]uint32, 0, n*x.cfg.SessionLength)
 		}
 		key := binary.LittleEndian.Uint64(b)
 		lengths = append(lengths, b[16])
 		if k < skip {
 			return
 		}
-		if _, twice := x.session[key]; twice {
-			d.fail("session %d stands twice", key)
-			return
-		}
+		before := len(x.session)
 		x.open(key, int64(binary.LittleEndian.Uint64(b[8:])))
+		if len(x.session) == before {
+			d.fail("session %d stands twice", key)
+		}
 	})
 	x.total = total
 	for k, n := range lengths {
@@ -273,7 +314,10 @@ func (x *Index) restoreSessions(d *decoder) (skip int) {
 
 func (x *Index) restoreItems(d *decoder, skip int) {
 	n := uint32(d.uint(1 << 26))
-	x.id = make(map[string]uint32, min(n, 1<<20)) // a liar gets no more
+	// A liar gets no more than this.
+	x.id = make(map[string]uint32, min(n, 1<<20))
+	x.items = make([]item, 0, min(n, 1<<16))
+	x.posts.seq = reserve(x.posts.seq, d.uint(math.MaxUint32), 4*len(x.sessItem))
 	for i := uint32(0); i < n && d.err == nil; i++ {
 		x.items = append(x.items, item{})
 		x.ids, x.names = append(x.ids, ""), append(x.names, "")
@@ -309,6 +353,8 @@ func (x *Index) restoreItems(d *decoder, skip int) {
 
 func (x *Index) restoreEdges(d *decoder, r relation) {
 	near := &x.near[r]
+	room, most := d.uint(math.MaxUint32), 3*len(x.items)*near.cap
+	near.to, near.w = reserve(near.to, room, most), reserve(near.w, room, most)
 	for i := range x.items {
 		n := int(d.uint(math.MaxUint16))
 		if !d.flag() {
@@ -332,10 +378,8 @@ func (x *Index) restoreEdges(d *decoder, r relation) {
 			x := edge{word(b), strength{
 				math.Float32frombits(word(b[8:])), math.Float32frombits(word(b[12:])), math.Float32frombits(word(b[16:])), word(b[4:]),
 			}}
-			for _, v := range [...]float32{x.step, x.ahead, x.behind} {
-				if !(v >= 0 && v <= math.MaxFloat32) {
-					d.fail("a weight of %g", v)
-				}
+			if low, high := min(x.step, x.ahead, x.behind), max(x.step, x.ahead, x.behind); !(low >= 0 && high <= math.MaxFloat32) {
+				d.fail("a weight of %g or %g", low, high)
 			}
 			near.append(l, x)
 		})
@@ -343,6 +387,15 @@ func (x *Index) restoreEdges(d *decoder, r relation) {
 			return
 		}
 	}
+}
+
+// reserve returns an empty slice with room for what a snapshot says it needs, and
+// at most for what may be believed.
+func reserve[T any](s []T, room uint64, most int) []T {
+	if n := int(min(room, uint64(most))); n > cap(s) {
+		return make([]T, 0, n)
+	}
+	return s
 }
 
 // numbers reads a list of known items.

@@ -92,7 +92,7 @@ func NewVMIS(sessions []VMISSession, m, k, longest int, idfWeight float64) *VMIS
 	}
 	v.list = make([]uint32, v.listStart[len(v.ids)])
 	clear(count)
-	for s := len(v.last) - 1; s >= 0; s-- {
+	for s := range slices.Backward(v.last) {
 		for _, i := range v.items[v.start[s]:v.start[s+1]] {
 			if at := v.listStart[i] + count[i]; at < v.listStart[i+1] {
 				v.list[at] = uint32(s)

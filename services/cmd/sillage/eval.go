@@ -22,7 +22,8 @@ func evalCommand() *cobra.Command {
 the same cases. Nothing has to be running, and nothing is sent anywhere.
 
 A file is delimited text with a header line (comma, semicolon, tab or bar; plain or gzip). Columns
-are found by their usual names; --map NAME=COLUMN names others. --json prints one object a line,
+are found by their usual names; --map NAME=COLUMN names others, and --header names all columns of
+a file without a header line. --json prints one object a line,
 --report DIR writes a page with plots that needs no network, and the plots as PNG files.`,
 	}
 	c.AddCommand(evalRecommendCommand(), evalChurnCommand())
@@ -33,7 +34,7 @@ are found by their usual names; --map NAME=COLUMN names others. --json prints on
 type evalFlags struct {
 	json, quiet            bool
 	report, dateFormat, tz string
-	maps                   []string
+	maps, header           []string
 	seed                   uint64
 }
 
@@ -50,6 +51,7 @@ func (e *evalFlags) bindReading(c *cobra.Command) {
 	f := c.Flags()
 	f.Uint64Var(&e.seed, "seed", 1, "seed of all that is drawn")
 	f.StringArrayVar(&e.maps, "map", nil, "NAME=COLUMN, where a column has no usual name; several times")
+	f.StringSliceVar(&e.header, "header", nil, "names of all columns, where the file has no header line: session,ts,item")
 	f.StringVar(&e.dateFormat, "date-format", "", "ymd, yyyymmdd, unix, unixms, dmy, mdy, or a layout such as \"02 Jan 2006 15:04\"; empty: what the values say")
 	f.StringVar(&e.tz, "tz", "UTC", "IANA name of the zone of times that name none")
 	f.BoolVar(&e.quiet, "quiet", false, "no progress")
@@ -57,7 +59,7 @@ func (e *evalFlags) bindReading(c *cobra.Command) {
 
 // options are how files are read. What is wrong with flags is told at once.
 func (e *evalFlags) options(stderr io.Writer) (eval.Options, error) {
-	o := eval.Options{Map: map[string]string{}, DateFormat: e.dateFormat}
+	o := eval.Options{Map: map[string]string{}, Header: e.header, DateFormat: e.dateFormat}
 	var errs []error
 	for _, m := range e.maps {
 		name, column, ok := strings.Cut(m, "=")

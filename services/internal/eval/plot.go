@@ -109,12 +109,33 @@ func (p Plot) png(s shades) (data []byte, err error) {
 		legend.Draw(area)
 		area = draw.Crop(area, 0, -wide-.1*vg.Inch, 0, 0)
 	}
+	p.drawLabels(pl, &area)
 	pl.Draw(area)
 	var b bytes.Buffer
 	if _, err := (vgimg.PngCanvas{Canvas: c}).WriteTo(&b); err != nil {
 		return nil, fmt.Errorf("plot %s: %w", p.Name, err)
 	}
 	return b.Bytes(), nil
+}
+
+// drawLabels draws the names of logarithmic axes: the library would reserve room
+// for them as if the middle of the range stood in the middle of the axis.
+func (p Plot) drawLabels(pl *plot.Plot, area *draw.Canvas) {
+	const gap = 4
+	if p.LogX {
+		style := pl.X.Label.TextStyle
+		style.XAlign, style.YAlign = draw.XCenter, draw.YBottom
+		area.FillText(style, vg.Point{X: area.Center().X, Y: area.Min.Y}, p.X)
+		*area = draw.Crop(*area, 0, 0, style.Height(p.X)+gap, 0)
+		pl.X.Label.Text = ""
+	}
+	if p.LogY {
+		style := pl.Y.Label.TextStyle
+		style.Rotation, style.XAlign, style.YAlign = math.Pi/2, draw.XCenter, draw.YTop
+		area.FillText(style, vg.Point{X: area.Min.X, Y: area.Center().Y}, p.Y)
+		*area = draw.Crop(*area, style.Height(p.Y)+gap, 0, 0, 0)
+		pl.Y.Label.Text = ""
+	}
 }
 
 // frame sets title, axes, grid and legend.

@@ -39,6 +39,7 @@ type rows struct {
 	ends   []int // of the fields, in clean
 	clean  []byte
 	fields [][]byte
+	again  bool // the row in buf is to be handed out once more
 }
 
 func newRows(in io.Reader, comma byte) *rows {
@@ -75,6 +76,10 @@ func (r *rows) more() error {
 // next reads a row that is not blank. After an error of the reader, io.EOF
 // among them, there is no row.
 func (r *rows) next() ([][]byte, error) {
+	if r.again {
+		r.again = false
+		return r.split()
+	}
 	for {
 		r.buf, r.first = r.buf[:0], r.line+1
 		if err := r.more(); err != nil {

@@ -40,6 +40,7 @@ type Column struct {
 // Options say how a file is read.
 type Options struct {
 	Map        map[string]string // name of a column to its header in the file; wins over usual names
+	Header     []string          // names of the columns of a file that has no header line; nil: its first line has them
 	DateFormat string            // ymd, yyyymmdd, unix, unixms, dmy, mdy or a layout of the time package; "": what the values say
 	Location   *time.Location    // of times that name no zone; nil: UTC
 	Progress   *Progress         // nil: not shown
@@ -143,7 +144,7 @@ func Open(ctx context.Context, path string, columns []Column, o Options) (*Table
 
 func (t *Table) open() error {
 	var err error
-	if t.in, t.rows, t.header, err = openRows(t.path); err != nil {
+	if t.in, t.rows, t.header, err = openRows(t.path, t.opts.Header); err != nil {
 		return err
 	}
 	t.comma = t.rows.comma
@@ -160,15 +161,16 @@ func (t *Table) open() error {
 
 // Header reads the names of a file's columns.
 func Header(path string) ([]string, error) {
-	in, _, header, err := openRows(path)
+	in, _, header, err := openRows(path, nil)
 	if in != nil {
 		in.f.Close()
 	}
 	return header, err
 }
 
-// openRows opens a file up to behind its header.
-func openRows(path string) (*input, *rows, []string, error) {
+// openRows opens a file up to behind its header. Where names are given it has
+// none, and its first line is a row.
+func openRows(path string, names []string) (*input, *rows, []string, error) {
 	in, err := openInput(path)
 	if err != nil {
 		return nil, nil, nil, err
@@ -191,6 +193,13 @@ func openRows(path string) (*input, *rows, []string, error) {
 	fields, err := r.split()
 	if err != nil {
 		return in, nil, nil, fmt.Errorf("read the header of %s: %w", path, in.explain(err, 1))
+	}
+	if names != nil {
+		if len(names) != len(fields) {
+			return in, nil, nil, fmt.Errorf("read %s: --header names %d columns (%s), line %d has %d", path, len(names), strings.Join(names, ", "), r.first, len(fields))
+		}
+		r.again = true
+		return in, r, names, nil
 	}
 	var header []string
 	for _, f := range fields {
@@ -283,6 +292,9 @@ func (t *Table) recognise() error {
 			errs = append(errs, fmt.Errorf("no column for %s (%s): looked for %s; the header is %s; say which one it is with --map %s=COLUMN",
 				col.Name, col.Kind, strings.Join(append([]string{col.Name}, col.Aliases...), ", "), strings.Join(t.header, ", "), col.Name))
 		}
+	}
+	if len(errs) > 0 && t.opts.Header == nil && slices.ContainsFunc(t.header, func(h string) bool { _, ok := number([]byte(h), '.'); return ok }) {
+		errs = append(errs, errors.New("the first line has figures in it: if it is no header, --header NAME,NAME names the columns"))
 	}
 	return errors.Join(errs...)
 }
@@ -465,7 +477,7 @@ func (t *Table) scan(c int, v *vote) error {
 	if t.in.size == 0 {
 		return fmt.Errorf("column %q: the first %d rows do not say whether dates begin with the day or with the month: say it with --date-format dmy or mdy", t.header[t.at[c]], len(t.ahead))
 	}
-	in, r, _, err := openRows(t.path)
+	in, r, _, err := openRows(t.path, t.opts.Header)
 	if err != nil {
 		return err
 	}

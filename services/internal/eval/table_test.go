@@ -240,6 +240,31 @@ func TestMapWins(t *testing.T) {
 	}
 }
 
+// Some public logs have no header line.
+func TestHeaderOfAFileThatHasNone(t *testing.T) {
+	content := "7,\"2011-05-31\",0\n8,2011-06-01,0\n"
+	for _, c := range []string{content, packed(t, content)} {
+		got, s, err := read(t, file(t, c), Options{Header: []string{"customer", "ts", "x"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff([]order{{"2011-05-31T00:00:00Z", "7", 0, 0}, {"2011-06-01T00:00:00Z", "8", 0, 0}}, got); d != "" || s.Rows != 2 {
+			t.Errorf("%d rows: %s", s.Rows, d)
+		}
+	}
+	if _, _, err := read(t, file(t, content), Options{Header: []string{"customer", "ts"}}); err == nil || !strings.Contains(err.Error(), "--header names 2 columns (customer, ts), line 1 has 3") {
+		t.Errorf("too few names: %v", err)
+	}
+	if _, _, err := read(t, file(t, content), Options{}); err == nil || !strings.Contains(err.Error(), "--header NAME,NAME") {
+		t.Errorf("no names: %v", err)
+	}
+	// A date that only a later row decides is looked for behind the same first line.
+	got, _, err := read(t, file(t, strings.Repeat("7,03/04/2011\n", 3*sampleRows)+"7,13/04/2011\n"), Options{Header: []string{"customer", "ts"}})
+	if err != nil || got[0].At != "2011-04-03T00:00:00Z" || len(got) != 3*sampleRows+1 {
+		t.Errorf("%d rows, %v", len(got), err)
+	}
+}
+
 func TestRejectedRowsAreCountedByReason(t *testing.T) {
 	_, s, err := read(t, file(t, `date,customer,amount,quantity
 2011-05-31,7,1,1

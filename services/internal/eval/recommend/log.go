@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
+
 	"github.com/sillage-io/sillage/libs/domain/recommend"
 	"github.com/sillage-io/sillage/services/internal/eval"
 )
@@ -73,17 +75,21 @@ const train = "train"
 // separated by spaces, lines in time order) or a click file (one event a line:
 // time, session or visitor, item).
 func Read(ctx context.Context, path string, r Reading, o eval.Options) (*Log, eval.Source, error) {
-	header, err := eval.Header(path)
-	if err != nil {
-		return nil, eval.Source{}, err
+	header := o.Header
+	if header == nil {
+		var err error
+		if header, err = eval.Header(path); err != nil {
+			return nil, eval.Source{}, err
+		}
 	}
 	sessions := o.Map["items"] != ""
 	for _, h := range header {
 		sessions = sessions || eval.Normal(h) == "items" || eval.Normal(h) == "itemids"
 	}
-	b := &builder{items: map[string]uint32{}, sessions: map[string]uint32{}, splits: map[string]int{}}
+	b := &builder{items: map[string]uint32{}, sessions: map[uint64]uint32{}, splits: map[string]int{}}
 	b.log.Name = name(path)
 	var src eval.Source
+	var err error
 	if sessions {
 		src, err = b.readSessions(ctx, path, r, o)
 	} else {
@@ -111,8 +117,8 @@ func name(path string) string {
 type builder struct {
 	log      Log
 	items    map[string]uint32
-	sessions map[string]uint32
-	part     []uint8 // by session: which split
+	sessions map[uint64]uint32 // by hash: two of ten million share one with a probability of 3e-6
+	part     []uint8           // by session: which split
 	splits   map[string]int
 	order    []int32 // of clicks: position in the session, where the file has one
 }
@@ -137,10 +143,11 @@ func (b *builder) item(id []byte) uint32 {
 }
 
 func (b *builder) session(id []byte, part uint8) uint32 {
-	i, ok := b.sessions[string(id)]
+	key := xxhash.Sum64(id)
+	i, ok := b.sessions[key]
 	if !ok {
 		i = uint32(len(b.part))
-		b.sessions[string(id)] = i
+		b.sessions[key] = i
 		b.part = append(b.part, part)
 	}
 	return i

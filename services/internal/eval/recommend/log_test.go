@@ -84,6 +84,18 @@ func TestReadsLogs(t *testing.T) {
 			[]string{"ab", "cd*"},
 			true,
 		},
+		{
+			"no header, as Yoochoose", "1,2014-04-07T10:51:09.277Z,a,0\n1,2014-04-07T10:54:09.868Z,b,0\n2,2014-05-07T10:54:09Z,c,0\n2,2014-05-07T10:54:10Z,d,0\n",
+			func(_ *Reading, o *eval.Options) { o.Header = []string{"session", "ts", "item", "category"} },
+			[]string{"ab", "cd*"},
+			true,
+		},
+		{
+			"as Retailrocket", "timestamp,visitorid,event,itemid,transactionid\n1433221332117,7,view,a,\n1433221400000,7,addtocart,b,\n1443221332117,8,view,c,\n1443221333117,8,transaction,d,4000\n",
+			nil,
+			[]string{"ab", "cd*"},
+			true,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r, o := DefaultReading(), eval.Options{}

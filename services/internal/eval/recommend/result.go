@@ -46,15 +46,16 @@ type Result struct {
 	NDCG20    eval.Figure    `json:"ndcg20"`
 	HR20CI    [2]eval.Figure `json:"hr20_ci95"`
 	MRR20CI   [2]eval.Figure `json:"mrr20_ci95"`
-	Coverage  eval.Figure    `json:"coverage20"` // share of the items known that stood in an answer
-	Discovery Part           `json:"discovery"`  // what the session had not had
-	Repeat    Part           `json:"repeat"`     // what it had had
-	Young     *Part          `json:"young"`      // items seen first less than 24 hours ago, or never; nil where the file has no times
-	Kernel    Latency        `json:"kernel_us"`
-	Update    eval.Figure    `json:"update_us"` // to apply one event to the index
-	Learn     eval.Figure    `json:"learn_us"`  // one step of the ranker
-	Build     eval.Figure    `json:"build_s"`   // of the index over all that is learned from, as a stream
-	Heap      eval.Figure    `json:"heap_mb"`   // of that index
+	Coverage  eval.Figure    `json:"coverage20"`        // share of the items known that stood in an answer
+	Discovery Part           `json:"discovery"`         // what the session had not had
+	Repeat    Part           `json:"repeat"`            // what it had had
+	Young     *Part          `json:"young"`             // items seen first less than 24 hours ago, or never; nil where the file has no times
+	Kernel    Latency        `json:"kernel_us"`         // without reasons
+	Reasons   *Latency       `json:"kernel_reasons_us"` // with reasons, of every eighth case; nil for methods that have none
+	Update    eval.Figure    `json:"update_us"`         // to apply one event to the index
+	Learn     eval.Figure    `json:"learn_us"`          // one step of the ranker
+	Build     eval.Figure    `json:"build_s"`           // of the index over all that is learned from, as a stream
+	Heap      eval.Figure    `json:"heap_mb"`           // of that index
 	Against   *Against       `json:"against,omitempty"`
 	Run       *eval.Run      `json:"run,omitempty"`
 }
@@ -148,6 +149,9 @@ func (o *Outcome) result(y *tally) Result {
 		Kernel: Latency{percentile(y.micros, .5), percentile(y.micros, .99), percentile(y.micros, .995)},
 		Update: ratio(float64(o.cost.apply.Nanoseconds())/1000, float64(o.cost.events)), Learn: ratio(float64(o.cost.learn.Nanoseconds())/1000, float64(o.cost.steps)),
 		Build: eval.Figure(o.cost.apply.Seconds()), Heap: eval.Figure(float64(o.cost.heap) / 1e6),
+	}
+	if len(y.full) > 0 {
+		r.Reasons = &Latency{percentile(y.full, .5), percentile(y.full, .99), percentile(y.full, .995)}
 	}
 	if o.Config.KeepCurrent {
 		r.Current = "keep"
@@ -288,6 +292,9 @@ func (o *Outcome) tables(r *eval.Report, results []Result) {
 	k := eval.Grid{Caption: "One answer of 20 items, in microseconds", Head: []string{"method", "p50", "p99", "p99.5"}}
 	for _, x := range results {
 		k.Rows = append(k.Rows, []string{string(x.Method), x.Kernel.P50.Format(1), x.Kernel.P99.Format(1), x.Kernel.P995.Format(1)})
+		if f := x.Reasons; f != nil {
+			k.Rows = append(k.Rows, []string{string(x.Method) + ", with reasons", f.P50.Format(1), f.P99.Format(1), f.P995.Format(1)})
+		}
 	}
 	r.Table(k)
 	var about []string
@@ -311,7 +318,7 @@ func (o *Outcome) plots(r *eval.Report, results []Result) error {
 	}
 	prefix := eval.Plot{Name: "prefix", Title: "Hit rate by length of the session so far", X: "items so far", Y: "HR@20", Note: fmt.Sprintf("Prefixes of %d items and more are one group.", longestPrefix)}
 	bin, bins := o.bins()
-	day := eval.Plot{Name: "days", Title: "Hit rate by " + bins, X: "time of the current item (UTC)", Y: "HR@20", TimeX: true}
+	day := eval.Plot{Name: "days", Title: "Hit rate over time, by " + bins, X: "time of the current item (UTC)", Y: "HR@20", TimeX: true}
 	lat := eval.Plot{Name: "latency", Title: "Time of one answer", X: "microseconds (" + timing + ")", Y: "share of answers that took longer", LogX: true, LogY: true, Note: "Both axes are logarithmic: .01 is the 99th percentile."}
 	rank := eval.Plot{Name: "ranks", Title: "Hit rate by length of the list", X: "items shown", Y: "hit rate", Note: "How often the next item is among the first so many."}
 	for _, y := range o.tallies {
@@ -341,7 +348,7 @@ func (o *Outcome) bins() (seconds float64, name string) {
 		lo, hi = min(lo, c.at), max(hi, c.at)
 	}
 	if hi-lo < 4*86_400_000 {
-		return 3 * 3600, "three hours"
+		return 3 * 3600, "periods of three hours"
 	}
 	return 86400, "day"
 }

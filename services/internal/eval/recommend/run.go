@@ -73,7 +73,8 @@ type one struct {
 type tally struct {
 	method Method
 	rank   []uint8   // by case, from 1; 0: not among the answers
-	micros []float32 // by case
+	micros []float32 // of answers without reasons
+	full   []float32 // of answers with reasons: every eighth is one
 	shown  []bool    // by item
 }
 
@@ -109,6 +110,7 @@ type runner struct {
 	left    []int32 // clicks to come, by session
 	born    []int64 // first click, by item
 	number  map[string]uint32
+	learns  bool // some method is taught
 	control *control
 	built   int32 // day that the control was built for
 }
@@ -145,6 +147,7 @@ func Run(ctx context.Context, log *Log, cfg Config, progress *eval.Progress) (*O
 	for _, m := range methods {
 		r.out.tallies = append(r.out.tallies, &tally{method: m, shown: make([]bool, len(log.Items))})
 	}
+	r.learns = slices.Contains(methods, Hybrid)
 	if slices.Contains(methods, VMIS) {
 		r.control = newControl(cfg.VMIS)
 	}
@@ -213,14 +216,14 @@ func (r *runner) query(t *trail, m recommend.Method) recommend.Query {
 	now := items[len(items)-1]
 	return recommend.Query{
 		Session: t.key, Items: items, N: top, Now: now.At, Surface: recommend.SurfaceProduct,
-		KeepSeen: true, KeepCurrent: r.cfg.KeepCurrent, Method: m, Bare: true,
+		KeepSeen: true, KeepCurrent: r.cfg.KeepCurrent, Method: m,
 	}
 }
 
 // learn teaches the ranker what came next in a session, where it is one of those
 // that teach: the services do not learn from every session either.
 func (r *runner) learn(c Click, t *trail) {
-	if len(t.items) == 0 || !r.index.Teaches(t.key, recommend.SurfaceProduct) {
+	if !r.learns || len(t.items) == 0 || !r.index.Teaches(t.key, recommend.SurfaceProduct) {
 		return
 	}
 	q := r.query(t, recommend.Hybrid)
@@ -263,6 +266,7 @@ func (r *runner) ask(y *tally, c Click, t *trail) {
 	var took time.Duration
 	if m, ok := y.method.served(); ok {
 		q := r.query(t, m)
+		q.Bare = !y.explains()
 		want := r.log.Items[c.Item]
 		before := threadTime()
 		r.answers = r.index.Recommend(q, r.scratch, r.answers[:0])
@@ -284,8 +288,22 @@ func (r *runner) ask(y *tally, c Click, t *trail) {
 			y.shown[a.Item] = true
 		}
 	}
+	micros := float32(took.Nanoseconds()) / 1000
+	if y.explains() {
+		y.full = append(y.full, micros)
+	} else {
+		y.micros = append(y.micros, micros)
+	}
 	y.rank = append(y.rank, uint8(rank))
-	y.micros = append(y.micros, float32(took.Nanoseconds())/1000)
+}
+
+// withReasons is how many answers there are for one with reasons. They are the
+// same answers; what is timed is others.
+const withReasons = 8
+
+// explains tells whether the next answer comes with its reasons.
+func (y *tally) explains() bool {
+	return y.method == Hybrid && len(y.rank)%withReasons == withReasons-1
 }
 
 // pass goes through the clicks in time order.
