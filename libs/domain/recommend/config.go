@@ -102,7 +102,7 @@ func (c Config) Validate() error {
 	real("pair-gap-hours", c.PairGapHours, 0.01, 1e6)
 	real("pair-days", c.PairDays, 0.01, 1e5)
 	real("popular-days", c.PopularDays, 0.01, 1e5)
-	whole("learn-warm", c.LearnWarm, 0, 1<<40)
+	whole("learn-warm", c.LearnWarm, 0, 1<<30)
 	whole("learn-every", c.LearnEvery, 0, 1<<30)
 	real("learning-rate", c.LearningRate, 0, 10)
 	real("second-rate", c.SecondRate, 0, 10)

@@ -48,7 +48,7 @@
 // milliseconds since 1970. Decay is forward decay (Cormode et al., ICDE 2009):
 // a count at time t is stored as exp((t-L)/tau) for a landmark L, so that stored
 // weights of any age compare without touching them. A log without times can count
-// a minute a session; no default is sensitive to it within a factor of three.
+// a minute a session; no default is sensitive to it within a factor of two.
 //
 // # Concurrency
 //

@@ -372,7 +372,7 @@ func (x *Index) Apply(d Delta) {
 		return
 	}
 	x.latest = max(x.latest, d.At)
-	x.join(d.Session, j, d.At)
+	run := x.run(x.join(d.Session, j, d.At))
 	if d.First {
 		x.bump(j, d.At, d.Kind)
 	}
@@ -381,6 +381,7 @@ func (x *Index) Apply(d Delta) {
 	if shift != 1 {
 		x.rescale(shift)
 	}
+	back := len(run)
 	for step, p := range d.Previous {
 		if step == x.cfg.Steps {
 			break
@@ -388,9 +389,16 @@ func (x *Index) Apply(d Delta) {
 		if p.Item == d.Item {
 			continue
 		}
-		i, ok := x.pin(p.Item, d.At, j)
+		i, ok := none, false
+		for back > 0 && !ok { // the session's log most often has it next
+			back--
+			i, ok = run[back], x.ids[run[back]] == p.Item
+		}
 		if !ok {
-			continue
+			back = 0
+			if i, ok = x.pin(p.Item, d.At, j); !ok {
+				continue
+			}
 		}
 		gap := max(0, float64(d.At)-float64(p.At)) / hourMillis
 		near := w // close in time
@@ -478,19 +486,20 @@ func (x *Index) run(s int) []uint32 {
 	return x.sessItem[base : base+int(x.visits[s].n)]
 }
 
-// join puts an item into a session's log and the session into the item's ring.
-func (x *Index) join(key uint64, j uint32, at int64) {
+// join puts an item into a session's log and the session into the item's ring,
+// and returns the session's slot.
+func (x *Index) join(key uint64, j uint32, at int64) (s int) {
 	seq, known := x.session[key]
 	if !known {
 		seq = x.open(key, at)
 	}
-	s := int(seq) % x.cfg.MaxSessions
+	s = int(seq) % x.cfg.MaxSessions
 	v := &x.visits[s]
 	v.last = max(v.last, at)
 	run := x.sessItem[s*x.cfg.SessionLength : (s+1)*x.cfg.SessionLength]
 	n := int(v.n)
 	if slices.Contains(run[:n], j) {
-		return
+		return s
 	}
 	if n == len(run) {
 		copy(run, run[1:])
@@ -503,6 +512,7 @@ func (x *Index) join(key uint64, j uint32, at int64) {
 		it.sessions++
 	}
 	x.posts.push(&it.post, seq)
+	return s
 }
 
 // open starts a session's slot, overwriting the oldest when the log is full.
