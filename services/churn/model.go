@@ -87,7 +87,7 @@ func (m *Model) apply(s *churn.Setting) error {
 }
 
 // Write writes the model as JSON.
-func (m Model) Write(w io.Writer) error {
+func (m *Model) Write(w io.Writer) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	return e.Encode(m)

@@ -101,7 +101,8 @@ func writeModel(path string, shop *churn.Shop, source eval.Source, results []chu
 		return errors.New("--model-out: the online model is not among --model")
 	}
 	var b bytes.Buffer
-	if err := service.NewModel(setting, shop.First.AddDate(0, 0, day), source.SHA256).Write(&b); err != nil {
+	m := service.NewModel(setting, shop.First.AddDate(0, 0, day), source.SHA256)
+	if err := m.Write(&b); err != nil {
 		return fmt.Errorf("write the model: %w", err)
 	}
 	if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {

@@ -252,7 +252,7 @@ func at(ctx context.Context, s *Shop, origin int, c Config) ([]Result, error) {
 	}
 	var timings map[string][]Timing
 	if !c.fast {
-		timings = timing(s, c, silences, early, earlyCells, base.Policy)
+		timings = timing(c, silences, early, earlyCells, base.Policy)
 	}
 	value := valueOf(s, origin, c.Horizon, present, l, learned)
 
@@ -416,7 +416,7 @@ func compare(score, base []float64, churned []bool, c Config) (auroc, brier Inte
 }
 
 // timing compares the alerts of every model with fixed silence and the own gap.
-func timing(s *Shop, c Config, silences []begun, early churn.Setting, cells []churn.Cell, policy churn.Policy) map[string][]Timing {
+func timing(c Config, silences []begun, early churn.Setting, cells []churn.Cell, policy churn.Policy) map[string][]Timing {
 	if len(silences) == 0 || len(cells) == 0 || early.Params == (churn.Params{}) {
 		return nil
 	}

@@ -67,7 +67,7 @@ func lede(results []Result) string {
 // one adds the results of an origin.
 func one(r *eval.Report, results []Result) error {
 	first := results[0]
-	r.Section(fmt.Sprintf("Origin %s", first.Origin), fmt.Sprintf("%d customers, of whom %s ordered nothing in the %d days after it.", first.Customers, first.BaseRate.Format(3), first.HorizonDays))
+	r.Section("Origin "+first.Origin, fmt.Sprintf("%d customers, of whom %s ordered nothing in the %d days after it.", first.Customers, first.BaseRate.Format(3), first.HorizonDays))
 	quality := eval.Grid{
 		Caption: "Quality. Differences are to the base model alone (to recency, for the base model itself), with 95 % intervals over customers resampled in pairs; gains are positive.",
 		Head:    []string{"Model", "AUC", "Brier", "ECE", "Slope", "Mean predicted", "AUC gained", "Brier gained"},
