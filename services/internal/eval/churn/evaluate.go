@@ -241,6 +241,9 @@ func at(ctx context.Context, s *Shop, origin int, c Config) ([]Result, error) {
 	var pareto churn.Pareto
 	var paretoLL float64
 	if slices.Contains(c.Models, ParetoNBD) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		c.Progress.Start("fit Pareto/NBD", 0)
 		var err error
 		if pareto, paretoLL, err = churn.FitPareto(cells); err != nil {
@@ -251,6 +254,9 @@ func at(ctx context.Context, s *Shop, origin int, c Config) ([]Result, error) {
 		c.Progress.Done()
 	}
 	var timings map[string][]Timing
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	if !c.fast {
 		timings = timing(c, silences, early, earlyCells, base.Policy)
 	}
@@ -258,6 +264,9 @@ func at(ctx context.Context, s *Shop, origin int, c Config) ([]Result, error) {
 
 	var out []Result
 	for _, m := range c.Models {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		v := measure(scores[m], churned)
 		r := Result{
 			Customers: len(present), BaseRate: eval.Figure(rate), Model: m, AUC: v.AUC, Brier: v.Brier, ECE: v.ECE, Slope: v.Slope,
