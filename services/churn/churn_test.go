@@ -203,6 +203,13 @@ func TestAPinnedModelDecides(t *testing.T) {
 	if pinned.DueMS >= shipped.DueMS {
 		t.Errorf("the model of shorter gaps raises at %v, the shipped one at %v", time.UnixMilli(pinned.DueMS), time.UnixMilli(shipped.DueMS))
 	}
+	codes := map[string]bool{}
+	for _, r := range pinned.Reasons {
+		codes[r.Code] = r.Text != ""
+	}
+	if !codes[domain.ReasonRhythm] || !codes[domain.ReasonSilence] {
+		t.Errorf("reasons %+v", pinned.Reasons)
+	}
 	version, err := m.Version()
 	if err != nil || pinned.ModelVersion != version || shipped.ModelVersion != churn.ShippedVersion {
 		t.Errorf("versions %q and %q, want %q and %q (%v)", pinned.ModelVersion, shipped.ModelVersion, version, churn.ShippedVersion, err)

@@ -3,7 +3,6 @@ package churn
 import (
 	"math"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"gonum.org/v1/gonum/mathext"
@@ -259,37 +258,3 @@ func (r *rand) uniform() float64 {
 
 // gamma draws from gamma(shape, 1) by inversion.
 func (r *rand) gamma(shape float64) float64 { return mathext.GammaIncRegInv(shape, r.uniform()) }
-
-func BenchmarkScore(b *testing.B) {
-	p, h := DefaultParams(), History{5, 200, 260}
-	for b.Loop() {
-		p.Score(h, 90)
-	}
-}
-
-func BenchmarkCrossing(b *testing.B) {
-	for k := 1; k <= MaxK; k++ {
-		b.Run("k="+string(rune('0'+k)), func(b *testing.B) {
-			p, h := DefaultParams(), History{5, 200, 200}
-			p.K = k
-			for b.Loop() {
-				p.Crossing(h, .8, 90)
-			}
-		})
-	}
-}
-
-func BenchmarkOrder(b *testing.B) {
-	s := DefaultSetting()
-	s.Location = time.UTC
-	var c Customer
-	at := noon(0)
-	for b.Loop() {
-		at += 3 * dayMicros
-		if at > noon(20000) {
-			c, at = Customer{}, noon(0)
-		}
-		c.Order(at, at, 20e6, "EUR", &s)
-		c.NextWake(at, &s)
-	}
-}

@@ -140,7 +140,8 @@ func (c *Customer) Crossing(s *Setting) (int64, bool) {
 //
 // The corrected score need not grow with silence: the first crossing after the
 // quiet time counts, looked for in steps of a fifth of the silence, at least a
-// day, and then halved down to a second.
+// day, and then closed in on down to a second or
+// a millionth of the score.
 func (c *Customer) crossing(h History, quiet float64, s *Setting) (float64, bool) {
 	p := s.Policy
 	if s.Correction == nil {
@@ -148,25 +149,42 @@ func (c *Customer) crossing(h History, quiet float64, s *Setting) (float64, bool
 		return max(age-h.Recency, quiet), ok
 	}
 	last := c.LastOrder()
-	reached := func(silence float64) bool {
-		return s.score(c, h.at(silence), last+int64(silence*float64(dayMicros))) >= p.Theta
+	above := func(silence float64) float64 {
+		return s.score(c, h.at(silence), last+int64(silence*float64(dayMicros))) - p.Theta
 	}
-	if reached(quiet) {
+	low := quiet
+	below := above(low)
+	if below >= 0 {
 		return quiet, true
 	}
-	for low := quiet; low < p.MaxSilence; {
+	for low < p.MaxSilence {
 		high := min(p.MaxSilence, low+max(1, low/5))
-		if reached(high) {
-			for high-low > 1./86400 {
-				if mid := low + (high-low)/2; reached(mid) {
-					high = mid
-				} else {
-					low = mid
-				}
-			}
-			return high, true
+		over := above(high)
+		if over < 0 {
+			low, below = high, over
+			continue
 		}
-		low = high
+		// False position, the side that stays being halved (Illinois): a third of the
+		// evaluations that bisection needs. Every fourth step bisects all the same.
+		kept := 0
+		for i := 1; high-low > 1./86400 && over > 1e-6; i++ {
+			at := low + (high-low)*below/(below-over)
+			if i%4 == 0 || !(at > low && at < high) {
+				at = low + (high-low)/2
+			}
+			if v := above(at); v >= 0 {
+				if high, over = at, v; kept == 1 {
+					below /= 2
+				}
+				kept = 1
+			} else {
+				if low, below = at, v; kept == -1 {
+					over /= 2
+				}
+				kept = -1
+			}
+		}
+		return high, true
 	}
 	return 0, false
 }

@@ -1,5 +1,5 @@
 // Package churn decides when a customer has become likely not to order again,
-// from orders alone, and what that customer is worth.
+// from orders and behaviour, and what that customer is worth.
 //
 // # Model
 //
@@ -24,17 +24,31 @@
 // [Fit] is maximum likelihood with a weak prior, from counted cells rather than
 // customers: its cost does not grow with a shop.
 //
+// # Correction
+//
+// A [Trainer] lives through a shop's history in time order. Every week it fits the
+// base model, takes a snapshot of the customers, and closes the labels of the
+// snapshot whose horizon is over. From them a [Learner] learns, one label at a time,
+// who is riskier than the base score says: logistic regression on [Features] of
+// rhythm, spend, visits, searches, carts, reactions to mails and refunds, with the
+// logit of the base score as offset. How risky all are together is apart from it
+// ([Level]), because it changes with the season. The correction speaks only while
+// its running Brier score beats the base's, and as much as its record says. The
+// result is a [Setting], which is all that a score or a decision reads.
+//
 // # Customer
 //
 // [Customer] is the whole state of one customer, [StateBytes] long when packed:
 //
-//	version, flags, currency                        5
-//	first and last order, repeat orders             12
-//	observed time from first to last, sum log gap   12
-//	three orders before the last, orders a day      16
-//	spend in all, on the first order day            16
-//	last visit, decayed visits (7 and 90 days)      12
-//	episode, raised at, raised with, refunds        14
+//	version, flags, currency                             5
+//	first and last order, repeat orders                 12
+//	observed time from first to last, logs of gaps      12
+//	three orders before the last, orders a day          16
+//	spend in all, on the first order day                16
+//	last behaviour, decayed visits (7 and 90 days),
+//	minutes, searches, carts, reactions to mails        16
+//	episode, raised at, raised with, refunds            14
+//	and the sum of squares of the logs of gaps           4
 //
 // All orders of a local day are one transaction, at the instant of the first.
 // Facts and wake-ups come in time order; silence is counted in observed time
@@ -42,12 +56,14 @@
 //
 // # What it is not
 //
-// Visits are remembered but do not move the score yet: there is no behavioural
-// correction, season or calibration here. It hashes no ids, sends nothing and
-// reads no clock: instants are microseconds since 1970 and come with every call.
+// Public sets with orders, visits, mails and outcomes together do not exist: what
+// behaviour adds is learnt from each shop's own labels, and is nothing before. The
+// level knows the season from a second year on; [Setting].Season takes a forecast
+// of it from elsewhere. The package hashes no ids, sends nothing and reads no
+// clock: instants are microseconds since 1970 and come with every call.
 //
 // # Concurrency
 //
-// Functions are pure. A Customer is plain data and needs its caller's care when
-// shared; [Setting] is only read.
+// Functions are pure. A Customer and a Trainer are plain data and need their
+// caller's care when shared; [Setting] is only read.
 package churn

@@ -26,3 +26,25 @@ func TestGradient(t *testing.T) {
 		}
 	}
 }
+
+// TestParetoIsTheIntegral holds the quadrature against a sum of many small steps.
+func TestParetoIsTheIntegral(t *testing.T) {
+	rule := newParetoRule()
+	for _, p := range []Pareto{{.55, 74, .6, 81}, {2, 20, .05, 300}, {.3, 5, 3, 10}} {
+		for _, h := range []History{{0, 0, 3}, {0, 0, 500}, {1, 20, 400}, {8, 200, 210}, {150, 600, 900}} {
+			// Relative to (alpha+t_x)^-(r+x) (beta+t_x)^-s.
+			n, a0, b0 := p.R+float64(h.X), p.Alpha+h.Recency, p.Beta+h.Recency
+			silence := h.Age - h.Recency
+			const steps = 400_000
+			sum := math.Exp(-n*math.Log1p(silence/a0) - p.S*math.Log1p(silence/b0))
+			for i := range steps {
+				u := (float64(i) + .5) / steps * silence
+				sum += silence / steps * p.S / b0 * math.Exp(-n*math.Log1p(u/a0)-(p.S+1)*math.Log1p(u/b0))
+			}
+			want := math.Log(sum) - n*math.Log(a0) - p.S*math.Log(b0)
+			if got := p.logBracket(h, rule); math.Abs(got-want) > 1e-7 {
+				t.Errorf("%+v %+v: %.10f, want %.10f", p, h, got, want)
+			}
+		}
+	}
+}

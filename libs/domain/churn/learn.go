@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 )
 
 // LearnConfig says how a correction is learnt.
@@ -215,9 +216,9 @@ func (l *Level) Closed(day, said, was, step, horizon float64) {
 
 // at returns the closed day that a day is, or that a step before it was.
 func (l *Level) at(day, step float64) (closedLevel, bool) {
-	for i := len(l.closed) - 1; i >= 0; i-- {
-		if d := day - l.closed[i].day; d >= -.5 {
-			return l.closed[i], d < 1.5*step
+	for _, c := range slices.Backward(l.closed) {
+		if d := day - c.day; d >= -.5 {
+			return c, d < 1.5*step
 		}
 	}
 	return closedLevel{}, false

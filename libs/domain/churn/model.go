@@ -121,7 +121,7 @@ func (p Params) Crossing(h History, theta, horizon float64) (float64, bool) {
 		low, step = high, 2*step
 		high += step
 	}
-	for range 60 {
+	for high-low > 1e-10*(1+high) {
 		mid := low + (high-low)/2
 		if score(mid) >= theta {
 			high = mid

@@ -112,6 +112,7 @@ type Orders struct {
 	leave map[int]*[orderPoints]float64
 }
 
+// NewOrders returns one for some parameters. It is not safe for concurrent use.
 func NewOrders(p Params) *Orders {
 	return &Orders{p, map[int]*[orderPoints]float64{}}
 }

@@ -388,7 +388,7 @@ func refused(t *testing.T, log string) int {
 func TestRollingUpgrade(t *testing.T) {
 	s := newStage(t, "upgrade")
 	next := filepath.Join(binaries, "churn-next")
-	if err := lab.BuildChanged(next, "github.com/sillage-io/sillage/services/cmd/churn", "churn/churn.go", "FoldVersion: 1", "FoldVersion: 2"); err != nil {
+	if err := lab.BuildChanged(next, "github.com/sillage-io/sillage/services/cmd/churn", "churn/churn.go", "FoldVersion: 2", "FoldVersion: 3"); err != nil {
 		t.Fatal(err)
 	}
 	owners := func(version int) (n int) {
@@ -402,29 +402,29 @@ func TestRollingUpgrade(t *testing.T) {
 		return n
 	}
 	old := s.service("churn")
-	s.until("the version before has all", func() bool { return owners(1) == partitions })
+	s.until("the version before has all", func() bool { return owners(2) == partitions })
 	newer := s.twin(old, "churn-next")
 	newer.Start()
-	s.until("each version has its share", func() bool { s.events(50); return owners(2) > 0 && owners(1) > 0 })
+	s.until("each version has its share", func() bool { s.events(50); return owners(3) > 0 && owners(2) > 0 })
 	s.live()
 	if found := s.halts(); len(found) > 0 {
 		t.Errorf("halted in the mixed window: %v", found)
 	}
 
 	// A crash of the next version.
-	left := owners(2)
+	left := owners(3)
 	newer.Kill()
 	s.until("the version before refuses what a crash of the next one has left", func() bool { return refused(t, old.Log) >= left })
 	s.events(200)
 	newer.Start()
 	old.Stop()
-	s.until("the next version has finished what it had left, and has all", func() bool { s.events(50); return owners(2) == partitions })
+	s.until("the next version has finished what it had left, and has all", func() bool { s.events(50); return owners(3) == partitions })
 	s.live()
 
 	// And back.
 	newer.Stop()
 	old.Start()
-	s.until("the version before has all again", func() bool { s.events(50); return owners(1) == partitions })
+	s.until("the version before has all again", func() bool { s.events(50); return owners(2) == partitions })
 	s.live()
 	s.equal()
 	s.stop()

@@ -241,6 +241,9 @@ func at(ctx context.Context, s *Shop, origin int, c Config) ([]Result, error) {
 	var pareto churn.Pareto
 	var paretoLL float64
 	if slices.Contains(c.Models, ParetoNBD) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		c.Progress.Start("fit Pareto/NBD", 0)
 		var err error
 		if pareto, paretoLL, err = churn.FitPareto(cells); err != nil {
@@ -251,13 +254,19 @@ func at(ctx context.Context, s *Shop, origin int, c Config) ([]Result, error) {
 		c.Progress.Done()
 	}
 	var timings map[string][]Timing
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	if !c.fast {
-		timings = timing(s, c, silences, early, earlyCells, base.Policy)
+		timings = timing(c, silences, early, earlyCells, base.Policy)
 	}
 	value := valueOf(s, origin, c.Horizon, present, l, learned)
 
 	var out []Result
 	for _, m := range c.Models {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		v := measure(scores[m], churned)
 		r := Result{
 			Customers: len(present), BaseRate: eval.Figure(rate), Model: m, AUC: v.AUC, Brier: v.Brier, ECE: v.ECE, Slope: v.Slope,
@@ -406,7 +415,7 @@ func compare(score, base []float64, churned []bool, c Config) (auroc, brier Inte
 }
 
 // timing compares the alerts of every model with fixed silence and the own gap.
-func timing(s *Shop, c Config, silences []begun, early churn.Setting, cells []churn.Cell, policy churn.Policy) map[string][]Timing {
+func timing(c Config, silences []begun, early churn.Setting, cells []churn.Cell, policy churn.Policy) map[string][]Timing {
 	if len(silences) == 0 || len(cells) == 0 || early.Params == (churn.Params{}) {
 		return nil
 	}

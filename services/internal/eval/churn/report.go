@@ -37,11 +37,9 @@ func Report(run eval.Run, s *Shop, c Config, results []Result) (*eval.Report, er
 		return r, nil
 	}
 	r.Lede = lede(results)
-	r.Section("What was measured",
-		fmt.Sprintf("%d customers ordered on %d days of theirs from %s to %s. A customer counts as leaving who orders nothing in the %d days after the origin.", len(s.Customers), s.Orders, s.Date(0), s.Date(s.Days), c.Horizon))
-	for _, rule := range Rules() {
-		r.Section("", rule)
-	}
+	r.Section("What was measured", append([]string{
+		fmt.Sprintf("%d customers ordered on %d days of theirs from %s to %s. A customer counts as leaving who orders nothing in the %d days after the origin.", len(s.Customers), s.Orders, s.Date(0), s.Date(s.Days), c.Horizon),
+	}, Rules()...)...)
 	var errs []error
 	for at := 0; at < len(results); {
 		end := at
@@ -67,7 +65,7 @@ func lede(results []Result) string {
 // one adds the results of an origin.
 func one(r *eval.Report, results []Result) error {
 	first := results[0]
-	r.Section(fmt.Sprintf("Origin %s", first.Origin), fmt.Sprintf("%d customers, of whom %s ordered nothing in the %d days after it.", first.Customers, first.BaseRate.Format(3), first.HorizonDays))
+	r.Section("Origin "+first.Origin, fmt.Sprintf("%d customers, of whom %s ordered nothing in the %d days after it.", first.Customers, first.BaseRate.Format(3), first.HorizonDays))
 	quality := eval.Grid{
 		Caption: "Quality. Differences are to the base model alone (to recency, for the base model itself), with 95 % intervals over customers resampled in pairs; gains are positive.",
 		Head:    []string{"Model", "AUC", "Brier", "ECE", "Slope", "Mean predicted", "AUC gained", "Brier gained"},
@@ -114,10 +112,16 @@ func one(r *eval.Report, results []Result) error {
 		}
 		errs = append(errs, r.Plot(bars))
 	}
+	var fitted []string
 	for _, v := range results {
 		if v.Parameters != "" {
-			r.Section("", v.Model+": "+v.Parameters+".")
+			fitted = append(fitted, v.Model+": "+v.Parameters+".")
 		}
+	}
+	if len(fitted) > 0 {
+		r.Section("What was fitted up to "+first.Origin, fitted...)
+	}
+	for _, v := range results {
 		if v.Model == Online {
 			learnt(r, v)
 		}
@@ -136,7 +140,7 @@ func learnt(r *eval.Report, v Result) {
 	}
 	c := v.setting.Correction
 	if c == nil {
-		r.Section("", "The correction is silent: too few labels have closed, or its running Brier score is no better than the base model's.")
+		r.Section("Correction", "The correction is silent: too few labels have closed, or its running Brier score is no better than the base model's.")
 		return
 	}
 	names := churn.FeatureNames()
