@@ -15,6 +15,8 @@ const bulk = 400
 // of 400 gamma in the form of Wilson and Hilferty (1931).
 type Demand struct {
 	Mean, Variance float64 // at least 0
+
+	warp *warp // what is known of such forecasts; nil: they stand as they are
 }
 
 // nothing is a mean below which demand is none: P(D > 0) is less than it, and the
@@ -23,6 +25,14 @@ const nothing = 1e-12
 
 // CDF returns P(D <= k).
 func (d Demand) CDF(k float64) float64 {
+	if d.warp != nil {
+		return d.warp.share(d.raw(k))
+	}
+	return d.raw(k)
+}
+
+// raw is the CDF before recalibration.
+func (d Demand) raw(k float64) float64 {
 	k = math.Floor(k)
 	switch {
 	case k < 0:
@@ -43,12 +53,14 @@ func (d Demand) CDF(k float64) float64 {
 func (d Demand) Exceeds(k float64) float64 {
 	k = math.Floor(k)
 	switch {
+	case d.warp != nil:
+		return 1 - d.CDF(k)
 	case k < 0:
 		return 1
 	case !(d.Mean > nothing):
 		return 0
 	case d.Mean > bulk:
-		return 1 - d.CDF(k)
+		return 1 - d.raw(k)
 	case d.poisson():
 		return mathext.GammaIncReg(k+1, d.Mean)
 	}
@@ -61,7 +73,7 @@ func (d Demand) Quantile(tau float64) int64 {
 	if !(d.Mean > 0) || !(tau > 0) {
 		return 0
 	}
-	tau = min(tau, 1-1e-9)
+	tau = d.warp.level(min(tau, 1-1e-9))
 	if d.Mean > bulk {
 		n := d.shape()
 		x := 1 - 1/(9*n) + distuv.UnitNormal.Quantile(tau)/(3*math.Sqrt(n))
@@ -72,7 +84,7 @@ func (d Demand) Quantile(tau float64) int64 {
 	}
 	// The first guess doubles until it is enough; then bisect.
 	low, high := int64(-1), int64(math.Ceil(d.Mean))
-	for d.CDF(float64(high)) < tau {
+	for d.raw(float64(high)) < tau {
 		if high >= maxUnits {
 			return maxUnits
 		}
@@ -80,7 +92,7 @@ func (d Demand) Quantile(tau float64) int64 {
 	}
 	for high-low > 1 {
 		mid := low + (high-low)/2
-		if d.CDF(float64(mid)) >= tau {
+		if d.raw(float64(mid)) >= tau {
 			high = mid
 		} else {
 			low = mid

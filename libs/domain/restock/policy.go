@@ -80,6 +80,32 @@ type Setting struct {
 	Policy   Policy
 	Observed Observed       // nil: no gaps
 	Location *time.Location // whose days are closed; nil: UTC
+	Layer    *Layer         // what the shop's products share; nil: neutral
+	Tell     func(Stat)     // takes what products tell of themselves; nil: nobody does
+	Period   float64        // length of a day of the products' in days, where history was summed up before it came; 0: 1
+}
+
+// kept is what the experts keep from one period to the next.
+func (s *Setting) kept() [experts]float64 {
+	return kept(s.period())
+}
+
+func (s *Setting) period() float64 {
+	if s.Period > 0 {
+		return s.Period
+	}
+	return 1
+}
+
+// week is how many periods make a week, 1 at least.
+func (s *Setting) week() int { return max(1, int(7/s.period()+.5)) }
+
+// calendar never is nil.
+func (s *Setting) calendar() *calendar {
+	if s.Layer == nil {
+		return &calendar{}
+	}
+	return &s.Layer.calendar
 }
 
 // DefaultSetting returns the default policy in UTC, without gaps.

@@ -26,21 +26,21 @@ func near(t *testing.T, what string, got, want, tolerance float64) {
 // printed tables.
 func TestDistributionsByHand(t *testing.T) {
 	// r = 1, p = 1/2: geometric, CDF 1 - 2^-(k+1).
-	g := Demand{1, 2}
+	g := Demand{Mean: 1, Variance: 2}
 	near(t, "geometric CDF(0)", g.CDF(0), .5, 1e-12)
 	near(t, "geometric CDF(3)", g.CDF(3), 15./16, 1e-12)
 	near(t, "geometric P(D>3)", g.Exceeds(3), 1./16, 1e-12)
 	// r = 2, p = 1/3: CDF(1) = p² (1 + 2 (1-p)) = 7/27.
-	near(t, "negative binomial CDF(1)", Demand{4, 12}.CDF(1), 7./27, 1e-12)
+	near(t, "negative binomial CDF(1)", Demand{Mean: 4, Variance: 12}.CDF(1), 7./27, 1e-12)
 	// Poisson(4) tables: .4335 at 3, .8893 at 6, .9786 at 8.
 	for k, want := range map[float64]float64{3: .4335, 6: .8893, 8: .9786} {
-		near(t, "Poisson(4)", Demand{4, 4}.CDF(k), want, 5e-5)
+		near(t, "Poisson(4)", Demand{Mean: 4, Variance: 4}.CDF(k), want, 5e-5)
 	}
 	for _, tc := range []struct {
 		d    Demand
 		tau  float64
 		want int64
-	}{{g, .49, 0}, {g, .51, 1}, {g, .93, 3}, {g, .94, 4}, {Demand{4, 4}, .95, 8}, {Demand{4, 4}, .5, 4}, {Demand{}, .99, 0}} {
+	}{{g, .49, 0}, {g, .51, 1}, {g, .93, 3}, {g, .94, 4}, {Demand{Mean: 4, Variance: 4}, .95, 8}, {Demand{Mean: 4, Variance: 4}, .5, 4}, {Demand{}, .99, 0}} {
 		if got := tc.d.Quantile(tc.tau); got != tc.want {
 			t.Errorf("Q(%g) of %+v is %d, want %d", tc.tau, tc.d, got, tc.want)
 		}
@@ -56,7 +56,7 @@ func TestDistributionsByHand(t *testing.T) {
 func TestDemandProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		mean := math.Exp(rapid.Float64Range(-7, 9).Draw(t, "log mean"))
-		d := Demand{mean, mean * (1 + math.Exp(rapid.Float64Range(-8, 5).Draw(t, "log dispersion")))}
+		d := Demand{Mean: mean, Variance: mean * (1 + math.Exp(rapid.Float64Range(-8, 5).Draw(t, "log dispersion")))}
 		a, b := rapid.Float64Range(.001, .999).Draw(t, "tau"), rapid.Float64Range(.001, .999).Draw(t, "tau'")
 		if a > b {
 			a, b = b, a
@@ -80,47 +80,46 @@ func TestDemandProperties(t *testing.T) {
 // TestBulkMeetsCounts: at a mean of 400 the two forms agree.
 func TestBulkMeetsCounts(t *testing.T) {
 	for _, tau := range []float64{.05, .5, .95, .99} {
-		a, b := Demand{400, 2000}.Quantile(tau), Demand{400.0001, 2000}.Quantile(tau)
+		a, b := Demand{Mean: 400, Variance: 2000}.Quantile(tau), Demand{Mean: 400.0001, Variance: 2000}.Quantile(tau)
 		if math.Abs(float64(a-b)) > 3 {
 			t.Errorf("Q(%g) jumps from %d to %d", tau, a, b)
 		}
 	}
 }
 
-// TestUpdateByHand follows one expert on paper: prior 1 a day worth 1 day, 3 sold,
-// then two empty days.
+// TestUpdateByHand follows the fast expert on paper: a launch of 1 a day worth 1 day,
+// 3 sold, then two empty days.
 func TestUpdateByHand(t *testing.T) {
-	p := prior{1, 1}
-	e := expert{}.close(0, 0, 3, 1, p, p)
-	if want := (expert{3, 1, 4, 1}); e != want { // (3-1)² and 1
-		t.Fatalf("after the sale %+v, want %+v", e, want)
+	s := DefaultSetting()
+	s.Policy.LaunchDays, s.Policy.LaunchRate = 1, 1
+	p := Product{known: true}
+	p.sold = 3
+	p.closeOne(&s)
+	for k, e := range p.experts {
+		if want := (expert{3, 1, 4, 1}); e != want { // (3-1)² and 1
+			t.Fatalf("expert %d after the sale %+v, want %+v", k, e, want)
+		}
 	}
-	a, b, v, m := e.grown(0, 2, p)
-	// rate (3+1)/(1+1) = 2; g = .9025; sum = 1 + .95.
-	near(t, "a", a, .9025*3, 1e-12)
-	near(t, "b", b, .9025+1.95, 1e-12)
-	near(t, "V", v, .9025*4+4*1.95, 1e-12)
-	near(t, "M", m, .9025+2*1.95, 1e-12)
-	l := e.level(0, 2, p, p)
-	near(t, "rate", l.rate, 3.7075/3.8525, 1e-12)
-	near(t, "dispersion", l.phi, (11.41+2)/(4.8025+1), 1e-12)
+	// The slow expert has (3+1)/(1+1) = 2; the next adds two days of it, the fast one a day of that.
+	rate, certain := rates([experts]float64{3, 3, 3}, [experts]float64{1, 1, 1}, prior{1, 1}, 1)
+	near(t, "slow", rate[2], 2, 1e-12)
+	near(t, "middle", rate[1], (3+2*2)/3., 1e-12)
+	near(t, "fast", rate[0], (3+7./3)/2, 1e-12)
+	near(t, "certainty of the fast", certain[0], 2, 1e-12)
+	a, b, v, m := p.experts[0].grown(.9, 2, 2, 1)
+	// g = .81; sum = 1 + .9.
+	near(t, "a", a, .81*3, 1e-6)
+	near(t, "b", b, .81+1.9, 1e-6)
+	near(t, "V", v, .81*4+4*1.9, 1e-6)
+	near(t, "M", m, .81+2*1.9, 1e-6)
 	mean, variance := level{rate: 2, certain: 4, phi: 1.5}.demand(3)
 	near(t, "mean", mean, 6, 1e-12)
 	near(t, "variance", variance, 1.5*6+1.5*2*9/4+.02*36, 1e-12)
-	half := expert{}.close(0, 0, 0, .5, p, p)
-	if want := (expert{0, .5, .25, .5}); half != want {
-		t.Errorf("half a day in stock: %+v, want %+v", half, want)
+	half := Product{known: true, outSeconds: 43200}
+	half.closeOne(&s)
+	if want := (expert{0, .5, .25, .5}); half.experts[0] != want {
+		t.Errorf("half a day in stock: %+v, want %+v", half.experts[0], want)
 	}
-}
-
-// TestLaunchPriorFades: it is all a new product has, and nothing to an old one.
-func TestLaunchPriorFades(t *testing.T) {
-	s := DefaultSetting()
-	var p Product
-	if got := p.prior(0, &s); got != (prior{5, .2}) {
-		t.Errorf("at launch %+v", got)
-	}
-	near(t, "after 34 days", p.prior(34, &s).days, 5*math.Pow(.98, 34), 1e-9)
 }
 
 func TestLeadTimeByHand(t *testing.T) {
