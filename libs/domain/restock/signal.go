@@ -496,3 +496,12 @@ func (p *Product) Demand(window float64, plan []Offer, s *Setting) (d Demand, me
 	}
 	return e.weighing(c, window), mean
 }
+
+// OverLead returns the demand over a lead time and a review from the start of the
+// open day, for a belief about the lead time that the caller has, and the mean rate
+// a day of that time.
+func (p *Product) OverLead(l LeadTime, review float64, s *Setting) (d Demand, rate float64) {
+	e := p.at(s)
+	window := max(l.Mean+review, 1e-3)
+	return e.overLead(l.points(), review), e.mean(window) / window
+}

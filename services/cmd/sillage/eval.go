@@ -25,6 +25,7 @@ A file is delimited text with a header line (comma, semicolon, tab or bar; plain
 are found by their usual names; --map NAME=COLUMN names others. --json prints one object a line,
 --report DIR writes a page with plots that needs no network, and the plots as PNG files.`,
 	}
+	c.AddCommand(evalRestockCommand())
 	return c
 }
 
