@@ -88,8 +88,33 @@ func (w *warp) level(tau float64) float64 {
 // horizons of the checks that a product makes of its own forecasts: a week and four.
 const horizons = 2
 
-// Volumes by which forecasts are recalibrated: the mean of the window.
+// volumes are the classes in which the experts are weighed: the mean of a week.
 const volumes = 5
+
+// kinds are the classes of forecasts that are recalibrated apart: by shape and, in
+// two parts, by mean.
+const (
+	shapes = 7
+	kinds  = 2 * shapes
+)
+
+// kind is the class of a forecast. The shape r = mean²/(variance-mean) of its negative
+// binomial says how lumpy the demand is: the lumpiest are forecast too wide, because
+// the largest order of the past is, and the steadiest too narrow.
+func (d Demand) kind() int {
+	r := d.Mean * d.Mean / max(d.Variance-d.Mean, 1e-9)
+	k := shapes - 1
+	for i, limit := range [shapes - 1]float64{.0625, .125, .25, .5, 1, 2} {
+		if !(r > limit) {
+			k = i
+			break
+		}
+	}
+	if d.Mean >= 8 {
+		k += shapes
+	}
+	return k
+}
 
 // volume is the class of a mean.
 func volume(mean float64) int {
@@ -111,10 +136,10 @@ func volume(mean float64) int {
 const steps = 5
 
 // warps of a layer; nil where nothing is known.
-type warps [volumes][steps]*warp
+type warps [kinds][steps]*warp
 
 // newWarps prepares what the histograms say.
-func newWarps(all *[horizons][volumes]pit) *warps {
+func newWarps(all *[horizons][kinds]pit) *warps {
 	var w warps
 	for v := range w {
 		short, long := all[0][v].warp(), all[1][v].warp()
@@ -133,12 +158,11 @@ func newWarps(all *[horizons][volumes]pit) *warps {
 	return &w
 }
 
-// of returns the warp of a distribution of the given mean over so many short
-// checks.
-func (w *warps) of(mean, checks float64) *warp {
+// of returns the warp of a distribution over so many short checks.
+func (w *warps) of(d Demand, checks float64) *warp {
 	if w == nil {
 		return nil
 	}
 	x := math.Log2(max(checks, 1)) / 2
-	return w[volume(mean)][int(min(max(x, 0), 1)*(steps-1)+.5)]
+	return w[d.kind()][int(min(max(x, 0), 1)*(steps-1)+.5)]
 }

@@ -185,7 +185,7 @@ func (e *ensemble) weighing(c, window float64) Demand {
 		mu += e.weights[k] * m
 		square += e.weights[k] * (v + m*m)
 	}
-	return Demand{Mean: mu, Variance: max(mu, square-mu*mu), warp: e.warps.of(mu, window/e.short)}
+	return e.warped(mu, square-mu*mu, window)
 }
 
 // overLead returns the demand over a lead time of equally likely lengths and the
@@ -198,7 +198,14 @@ func (e *ensemble) overLead(lead [leadPoints]float64, review float64) Demand {
 		square += (d.Variance + d.Mean*d.Mean) / leadPoints
 		window += (l + review) / leadPoints
 	}
-	return Demand{Mean: mu, Variance: max(mu, square-mu*mu), warp: e.warps.of(mu, window/e.short)}
+	return e.warped(mu, square-mu*mu, window)
+}
+
+// warped is a distribution over a window with what is known of such forecasts.
+func (e *ensemble) warped(mean, variance, window float64) Demand {
+	d := Demand{Mean: mean, Variance: max(mean, variance)}
+	d.warp = e.warps.of(d, window/e.short)
+	return d
 }
 
 // rate is the mean rate of an average day, every expert counting the same: the
@@ -259,7 +266,7 @@ func (p *Product) endWeek(s *Setting) {
 	}
 	weights := p.weigh(s, even)
 	sold := float64(p.weekSold)
-	told := Stat{Kind: StatWeek, Day: p.open - 1, Volume: volume(even)}
+	told := Stat{Kind: StatWeek, Day: p.open - 1, Class: volume(even)}
 	var mu, square float64
 	for k, w := range p.week {
 		d := Demand{Mean: float64(w.mean), Variance: float64(w.variance)}
@@ -303,5 +310,5 @@ const spoilt = math.MinInt32
 
 // check says where an outcome fell in a forecast.
 func check(day Day, horizon int, d Demand, sold float64) Stat {
-	return Stat{Kind: StatCheck, Day: day, Horizon: horizon, Volume: volume(d.Mean), Low: d.CDF(sold - 1), High: d.CDF(sold)}
+	return Stat{Kind: StatCheck, Day: day, Horizon: horizon, Class: d.kind(), Low: d.CDF(sold - 1), High: d.CDF(sold)}
 }

@@ -10,9 +10,13 @@ import (
 // bulk is the mean above which counts are taken as continuous (gamma).
 const bulk = 400
 
+// smooth is the shape of a gamma from which on Wilson and Hilferty's cube root is
+// Normal to a thousandth; below, the incomplete gamma function is asked.
+const smooth = 5
+
 // Demand is a predictive distribution of units: negative binomial with r =
 // mean²/(variance-mean), or Poisson where the variance is not larger; above a mean
-// of 400 gamma in the form of Wilson and Hilferty (1931).
+// of 400 gamma, in the form of Wilson and Hilferty (1931) where that is good.
 type Demand struct {
 	Mean, Variance float64 // at least 0
 
@@ -41,6 +45,9 @@ func (d Demand) raw(k float64) float64 {
 		return 1
 	case d.Mean > bulk:
 		n := d.shape()
+		if n < smooth {
+			return mathext.GammaIncReg(n, (k+.5)*n/d.Mean)
+		}
 		return distuv.UnitNormal.CDF((math.Cbrt((k+.5)/d.Mean) - 1 + 1/(9*n)) * 3 * math.Sqrt(n))
 	case d.poisson():
 		return mathext.GammaIncRegComp(k+1, d.Mean)
@@ -76,6 +83,9 @@ func (d Demand) Quantile(tau float64) int64 {
 	tau = d.warp.level(min(tau, 1-1e-9))
 	if d.Mean > bulk {
 		n := d.shape()
+		if n < smooth {
+			return units(math.Ceil(mathext.GammaIncRegInv(n, tau)*d.Mean/n - .5))
+		}
 		x := 1 - 1/(9*n) + distuv.UnitNormal.Quantile(tau)/(3*math.Sqrt(n))
 		return units(math.Ceil(d.Mean*max(0, x*x*x) - .5))
 	}
@@ -104,15 +114,7 @@ func (d Demand) Quantile(tau float64) int64 {
 // count finds a quantile by P(k+1) = P(k) (r+k)/(k+1) (1-p), and gives up where the
 // tail is long or the start too small for a float.
 func (d Demand) count(tau float64) (int64, bool) {
-	var logP0, r, fail float64
-	poisson := d.poisson()
-	if poisson {
-		logP0 = -d.Mean
-	} else {
-		r = d.Mean * d.Mean / (d.Variance - d.Mean)
-		fail = d.Mean / (r + d.Mean)
-		logP0 = r * math.Log1p(-fail)
-	}
+	logP0, r, fail := d.count0()
 	if logP0 < -700 {
 		return 0, false
 	}
@@ -122,7 +124,7 @@ func (d Demand) count(tau float64) (int64, bool) {
 		if sum >= tau {
 			return int64(k), true
 		}
-		if poisson {
+		if r == 0 {
 			pmf *= d.Mean / float64(k+1)
 		} else {
 			pmf *= (r + float64(k)) / float64(k+1) * fail
@@ -130,6 +132,17 @@ func (d Demand) count(tau float64) (int64, bool) {
 		sum += pmf
 	}
 	return 0, false
+}
+
+// count0 starts the recursion over counts: the logarithm of P(D = 0), and r and 1-p
+// of the negative binomial; r is 0 of a Poisson distribution.
+func (d Demand) count0() (logP0, r, fail float64) {
+	if d.poisson() {
+		return -d.Mean, 0, 0
+	}
+	r = d.Mean * d.Mean / (d.Variance - d.Mean)
+	fail = d.Mean / (r + d.Mean)
+	return r * math.Log1p(-fail), r, fail
 }
 
 // poisson tells that the negative binomial has degenerated.

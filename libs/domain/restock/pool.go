@@ -26,7 +26,7 @@ type Stat struct {
 	Band  int     // of a launch: the price band
 
 	Horizon   int     // of a check: 0 a week, 1 four weeks
-	Volume    int     // of a check or a week
+	Class     int     // of a check: the kind of the forecast; of a week: the volume
 	Low, High float64 // of a check: P(D < y) and P(D <= y)
 
 	Losses [experts]float64 // of a week
@@ -56,7 +56,7 @@ type Pool struct {
 	first   Day
 	begun   bool
 	totals  []float64
-	pits    [horizons][volumes]pit
+	pits    [horizons][kinds]pit
 	losses  [volumes][experts]float64
 	weeks   [volumes]float64
 	launch  launchSums
@@ -84,11 +84,11 @@ func (p *Pool) Add(s Stat) {
 		p.totals[i] += s.Units
 	case StatWeek:
 		for k, l := range s.Losses {
-			p.losses[s.Volume][k] = p.losses[s.Volume][k]*lossPooled + l
+			p.losses[s.Class][k] = p.losses[s.Class][k]*lossPooled + l
 		}
-		p.weeks[s.Volume] = p.weeks[s.Volume]*lossPooled + 1
+		p.weeks[s.Class] = p.weeks[s.Class]*lossPooled + 1
 	case StatCheck:
-		p.pits[s.Horizon][s.Volume].add(s.Low, s.High)
+		p.pits[s.Horizon][s.Class].add(s.Low, s.High)
 	case StatLaunch:
 		p.launch.add(s.Band, s.Units)
 	case StatOffer:

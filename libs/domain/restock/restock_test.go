@@ -628,3 +628,35 @@ func TestOutBeforeIsStockOut(t *testing.T) {
 		}
 	})
 }
+
+// TestShortage: E(D-s)+ is what adding up 1 - F(k) leaves of the mean, and fill
+// points are the smallest that do.
+func TestShortage(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		mean := math.Exp(rapid.Float64Range(-3, 7).Draw(t, "log mean"))
+		d := Demand{Mean: mean, Variance: mean * (1 + math.Exp(rapid.Float64Range(-8, 3).Draw(t, "log dispersion")))}
+		s := rapid.IntRange(0, int(3*mean)+5).Draw(t, "stock")
+		left := d.Mean
+		for k := range s {
+			left -= d.Exceeds(float64(k))
+		}
+		// Above a mean of 400 the two are one but for the continuous form.
+		tolerance := 1e-6 * mean
+		if mean > bulk {
+			tolerance = .01 * mean
+		}
+		if got := d.Short(float64(s)); math.Abs(got-max(0, left)) > tolerance+1e-9 {
+			t.Fatalf("short %g of a stock of %d, want %g", got, s, left)
+		}
+		betas := []float64{.5, .9, .95, .99}
+		var out [4]int64
+		order := rapid.Float64Range(1, 500).Draw(t, "order")
+		d.FillPoints(betas, order, out[:])
+		for i, b := range betas {
+			allowed := (1 - b) * order
+			if d.Short(float64(out[i])) > allowed*(1+1e-6)+tolerance || out[i] > 0 && d.Short(float64(out[i]-1)) < allowed*(1-1e-6)-tolerance {
+				t.Fatalf("fill %g of %g at %d: short %g, one less %g, allowed %g", b, order, out[i], d.Short(float64(out[i])), d.Short(float64(out[i]-1)), allowed)
+			}
+		}
+	})
+}

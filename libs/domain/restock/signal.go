@@ -505,3 +505,7 @@ func (p *Product) OverLead(l LeadTime, review float64, s *Setting) (d Demand, ra
 	window := max(l.Mean+review, 1e-3)
 	return e.overLead(l.points(), review), e.mean(window) / window
 }
+
+// LineValue is what an order line of the product is worth: its price for the units of a
+// day with sales; 0 where either is not known.
+func (p *Product) LineValue() float64 { return float64(p.price) * float64(p.size) }
