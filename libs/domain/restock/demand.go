@@ -105,9 +105,12 @@ func (p *Product) levels(s *Setting) (out [experts]level) {
 }
 
 // demand over the weight c of a window: phi m C + phi m C²/(b+kappa) + gamma² mean².
-func (l level) demand(c float64) (mean, variance float64) {
+// Square is the sum of the weights times what offers lift them by once more: C where
+// nothing is offered. A lift is a scale: the variance goes with
+// its square.
+func (l level) demand(c, square float64) (mean, variance float64) {
 	mean = l.rate * c
-	return mean, l.phi*mean + l.phi*mean*c/l.certain + drift*mean*mean
+	return mean, l.phi*l.rate*square + l.phi*mean*c/l.certain + drift*mean*mean
 }
 
 // f32 rounds, and keeps the result finite and not negative.
@@ -174,14 +177,16 @@ func (p *Product) weigh(s *Setting, mean float64) [experts]float64 {
 // over returns the weighted demand over a window from the start of the open day: mu
 // = sum w mu_k, v = sum w (v_k + mu_k²) - mu².
 func (e *ensemble) over(window float64) Demand {
-	return e.weighing(e.cal.window(e.now, window), window)
+	c := e.cal.window(e.now, window)
+	return e.weighing(c, c, window)
 }
 
-// weighing is the demand over a window of the given weight.
-func (e *ensemble) weighing(c, window float64) Demand {
+// weighing is the demand over a window of the given weight, and that weight with the
+// offers' lifts squared.
+func (e *ensemble) weighing(c, lifted, window float64) Demand {
 	var mu, square float64
 	for k, l := range e.levels {
-		m, v := l.demand(c)
+		m, v := l.demand(c, lifted)
 		mu += e.weights[k] * m
 		square += e.weights[k] * (v + m*m)
 	}
@@ -228,7 +233,7 @@ func (p *Product) startWeek(s *Setting) {
 	week := s.week()
 	c := e.cal.window(e.now, float64(week))
 	for k, l := range e.levels {
-		m, v := l.demand(c)
+		m, v := l.demand(c, c)
 		p.week[k] = weekForecast{f32(m), f32(v)}
 	}
 	p.weekSold, p.weekExposed = 0, 0
@@ -255,7 +260,7 @@ func (p *Product) endWeek(s *Setting) {
 		lift := s.effect(p.group, x)
 		for k := range p.week {
 			w := &p.week[k]
-			w.mean, w.variance = f32(float64(w.mean)*lift), f32(float64(w.variance)*lift*(1+lift)/2)
+			w.mean, w.variance = f32(float64(w.mean)*lift), f32(float64(w.variance)*lift*max(lift, 1))
 		}
 		p.longSold = spoilt
 	}

@@ -10,9 +10,9 @@ import (
 // bulk is the mean above which counts are taken as continuous (gamma).
 const bulk = 400
 
-// smooth is the shape of a gamma from which on Wilson and Hilferty's cube root is
-// Normal to a thousandth; below, the incomplete gamma function is asked.
-const smooth = 5
+// smooth is the shape of a gamma from which on Wilson and Hilferty's cube root has
+// its upper quantiles to a few hundredths; below, the incomplete gamma function is asked.
+const smooth = .3
 
 // Demand is a predictive distribution of units: negative binomial with r =
 // mean²/(variance-mean), or Poisson where the variance is not larger; above a mean

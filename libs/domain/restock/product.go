@@ -330,7 +330,11 @@ func (p *Product) learn(sold, exposure float64, s *Setting) {
 	for k := range p.experts {
 		mu := rate[k] * exposure * c * lift
 		g := math.Pow(d[k], exposure)
-		miss := max(sold, 0) - mu
+		miss := (max(sold, 0) - mu) / max(lift, 1)
+		mu /= max(lift, 1)
+		if p.open == p.first { // nobody knew: how far a launch is missed says nothing of a spread
+			miss, mu = 0, 0
+		}
 		p.experts[k] = expert{f32(g*a[k] + sold), f32(g*b[k] + exposure*lift), f32(g*v[k] + miss*miss), f32(g*m[k] + mu)}
 	}
 	if !(sold > 0) {

@@ -96,11 +96,23 @@ func TestUpdateByHand(t *testing.T) {
 	p.sold = 3
 	p.closeOne(&s)
 	for k, e := range p.experts {
-		if want := (expert{3, 1, 4, 1}); e != want { // (3-1)² and 1
-			t.Fatalf("expert %d after the sale %+v, want %+v", k, e, want)
+		if want := (expert{3, 1, 0, 0}); e != want { // how far a launch is missed is no spread
+			t.Fatalf("expert %d after the launch %+v, want %+v", k, e, want)
 		}
 	}
-	// The slow expert has (3+1)/(1+1) = 2; the next adds two days of it, the fast one a day of that.
+	q := p
+	q.sold = 5
+	q.closeOne(&s)
+	for k, e := range q.experts {
+		d := kept(1)[k]
+		rate := []float64{8. / 3, 7. / 3, 2}[k]
+		near(t, "a", float64(e.a), d*3+5, 1e-6)
+		near(t, "b", float64(e.b), d+1, 1e-6)
+		near(t, "V", float64(e.v), (5-rate)*(5-rate), 1e-6)
+		near(t, "M", float64(e.m), rate, 1e-6)
+	}
+	// The slow expert has (3+1)/(1+1) = 2; the next adds two days of that, the fast one a day
+	// of what comes of it.
 	rate, certain := rates([experts]float64{3, 3, 3}, [experts]float64{1, 1, 1}, prior{1, 1}, 1)
 	near(t, "slow", rate[2], 2, 1e-12)
 	near(t, "middle", rate[1], (3+2*2)/3., 1e-12)
@@ -110,12 +122,12 @@ func TestUpdateByHand(t *testing.T) {
 	// g = .81; sum = 1 + .9.
 	near(t, "a", a, .81*3, 1e-6)
 	near(t, "b", b, .81+1.9, 1e-6)
-	near(t, "V", v, .81*4+4*1.9, 1e-6)
-	near(t, "M", m, .81+2*1.9, 1e-6)
-	mean, variance := level{rate: 2, certain: 4, phi: 1.5}.demand(3)
+	near(t, "V", v, 4*1.9, 1e-6)
+	near(t, "M", m, 2*1.9, 1e-6)
+	mean, variance := level{rate: 2, certain: 4, phi: 1.5}.demand(3, 3)
 	near(t, "mean", mean, 6, 1e-12)
 	near(t, "variance", variance, 1.5*6+1.5*2*9/4+.02*36, 1e-12)
-	half := Product{known: true, outSeconds: 43200}
+	half := Product{known: true, first: -1, outSeconds: 43200}
 	half.closeOne(&s)
 	if want := (expert{0, .5, .25, .5}); half.experts[0] != want {
 		t.Errorf("half a day in stock: %+v, want %+v", half.experts[0], want)

@@ -487,14 +487,17 @@ func (p *Product) Demand(window float64, plan []Offer, s *Setting) (d Demand, me
 		return e.over(window), e.mean(window)
 	}
 	c := e.cal.window(e.now, window)
+	lifted := c
 	for i, o := range plan[:min(len(plan), int(window))] {
 		day := e.cal.window(e.now+Day(i), 1)
-		c += day * (s.effect(p.group, features(o, float64(p.ref))) - 1)
+		lift := s.effect(p.group, features(o, float64(p.ref)))
+		c += day * (lift - 1)
+		lifted += day * (lift*max(lift, 1) - 1)
 	}
 	for _, l := range e.levels {
 		mean += l.rate * c / experts
 	}
-	return e.weighing(c, window), mean
+	return e.weighing(c, lifted, window), mean
 }
 
 // OverLead returns the demand over a lead time and a review from the start of the
