@@ -68,7 +68,7 @@ func (c *calendar) mean(k int, now Day, n int) float64 {
 	if j := i - n; j > 0 {
 		before = c.seen[k][j]
 	}
-	g := math.Pow(d, float64(n))
+	g := power(d, n)
 	return max(.02, (c.seen[k][i]-g*before)*(1-d)/(1-g))
 }
 

@@ -111,6 +111,46 @@ func (d Demand) Quantile(tau float64) int64 {
 	return high
 }
 
+// Quantiles puts into out the quantiles at taus, which rise, for little more than the
+// last of them costs alone.
+func (d Demand) Quantiles(taus []float64, out []int64) {
+	i := 0
+	if d.Mean > 0 && d.Mean <= bulk {
+		if logP0, r, fail := d.count0(); logP0 > -700 {
+			pmf := math.Exp(logP0)
+			sum := pmf
+			p := r * fail // pmf(k+1) = pmf(k) (r fail + k fail) / (k+1)
+			if r == 0 {
+				p, fail = d.Mean, 0
+			}
+			tau := d.level(taus, i)
+			for k := 0.; k < 4096; k++ {
+				for sum >= tau {
+					out[i] = int64(k)
+					if i++; i == len(taus) {
+						return
+					}
+					tau = d.level(taus, i)
+				}
+				pmf *= p / (k + 1)
+				p += fail
+				sum += pmf
+			}
+		}
+	}
+	for ; i < len(taus); i++ {
+		out[i] = d.Quantile(taus[i])
+	}
+}
+
+// level is the forecast's probability that stands for the i-th tau.
+func (d Demand) level(taus []float64, i int) float64 {
+	if len(taus) == 0 {
+		return 2
+	}
+	return d.warp.level(min(taus[i], 1-1e-9))
+}
+
 // count finds a quantile by P(k+1) = P(k) (r+k)/(k+1) (1-p), and gives up where the
 // tail is long or the start too small for a float.
 func (d Demand) count(tau float64) (int64, bool) {
@@ -120,15 +160,16 @@ func (d Demand) count(tau float64) (int64, bool) {
 	}
 	pmf := math.Exp(logP0)
 	sum := pmf
-	for k := range 4096 {
+	p := r * fail
+	if r == 0 {
+		p, fail = d.Mean, 0
+	}
+	for k := 0.; k < 4096; k++ {
 		if sum >= tau {
 			return int64(k), true
 		}
-		if r == 0 {
-			pmf *= d.Mean / float64(k+1)
-		} else {
-			pmf *= (r + float64(k)) / float64(k+1) * fail
-		}
+		pmf *= p / (k + 1)
+		p += fail
 		sum += pmf
 	}
 	return 0, false

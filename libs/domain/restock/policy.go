@@ -119,6 +119,13 @@ type Day int32
 
 // Day returns the local day of an instant.
 func (s *Setting) Day(at int64) Day {
+	if s.utc() {
+		d := at / dayMicros
+		if at%dayMicros < 0 {
+			d--
+		}
+		return Day(d)
+	}
 	y, m, d := time.UnixMicro(at).In(s.location()).Date()
 	return Day(time.Date(y, m, d, 0, 0, 0, 0, time.UTC).Unix() / 86400)
 }
@@ -126,6 +133,9 @@ func (s *Setting) Day(at int64) Day {
 // Start returns the first instant of a local day, in microseconds, where clocks
 // skip midnight the first after it.
 func (s *Setting) Start(d Day) int64 {
+	if s.utc() {
+		return int64(d) * dayMicros
+	}
 	y, m, day := time.Unix(int64(d)*86400, 0).UTC().Date()
 	at := time.Date(y, m, day, 0, 0, 0, 0, s.location())
 	for got := s.Day(at.UnixMicro()); got < d; got = s.Day(at.UnixMicro()) {
@@ -133,6 +143,9 @@ func (s *Setting) Start(d Day) int64 {
 	}
 	return at.UnixMicro()
 }
+
+// utc tells that days need no calendar.
+func (s *Setting) utc() bool { return s.Location == nil || s.Location == time.UTC }
 
 func (s *Setting) location() *time.Location {
 	if s.Location == nil {

@@ -329,7 +329,10 @@ func (p *Product) learn(sold, exposure float64, s *Setting) {
 	}
 	for k := range p.experts {
 		mu := rate[k] * exposure * c * lift
-		g := math.Pow(d[k], exposure)
+		g := d[k]
+		if exposure != 1 {
+			g = math.Pow(g, exposure)
+		}
 		miss := (max(sold, 0) - mu) / max(lift, 1)
 		mu /= max(lift, 1)
 		if p.open == p.first { // nobody knew: how far a launch is missed says nothing of a spread

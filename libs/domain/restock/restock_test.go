@@ -71,6 +71,10 @@ func TestDemandProperties(t *testing.T) {
 		if c := d.CDF(float64(low - 1)); low > 0 && c > a+1e-6 {
 			t.Errorf("CDF(Q(%g) - 1) is %g: not the smallest", a, c)
 		}
+		var both [2]int64
+		if d.Quantiles([]float64{a, b}, both[:]); both != [2]int64{low, high} {
+			t.Errorf("together %v, one at a time %d and %d", both, low, high)
+		}
 		if sum := d.CDF(float64(low)) + d.Exceeds(float64(low)); math.Abs(sum-1) > 1e-9 {
 			t.Errorf("CDF and its complement add up to %g", sum)
 		}
@@ -559,6 +563,7 @@ func TestValidateReportsEverything(t *testing.T) {
 
 func BenchmarkUpdate(b *testing.B) {
 	s := DefaultSetting()
+	b.ReportAllocs()
 	p := Product{known: true, empty: 3}
 	p.startWeek(&s)
 	for b.Loop() {
@@ -580,11 +585,11 @@ func BenchmarkForecast(b *testing.B) {
 		}
 	})
 	b.Run("quantiles", func(b *testing.B) {
-		d := e.over(28)
+		taus := []float64{.1, .25, .5, .75, .9, .95, .99}
+		var out [7]int64
+		b.ReportAllocs()
 		for b.Loop() {
-			for _, tau := range [7]float64{.1, .25, .5, .75, .9, .95, .99} {
-				d.Quantile(tau)
-			}
+			e.over(28).Quantiles(taus, out[:])
 		}
 	})
 }

@@ -94,8 +94,10 @@ func (o *online) close(t int) {
 
 func (o *online) over(i int, periods float64) (q [len(levels)]float64, mean float64) {
 	d, even := o.products[i].Demand(periods, o.plan(i, int(periods)), &o.setting)
-	for j, tau := range levels {
-		q[j] = float64(d.Quantile(tau))
+	var out [len(levels)]int64
+	d.Quantiles(levels[:], out[:])
+	for j, n := range out {
+		q[j] = float64(n)
 	}
 	return q, even
 }

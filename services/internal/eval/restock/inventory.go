@@ -74,8 +74,10 @@ func (c *classic) need(i int, lead float64) (q [len(targets)]float64, rate float
 
 func (o *online) need(i int, lead float64) (q [len(targets)]float64, rate float64) {
 	d, rate := o.products[i].OverLead(restock.LeadTime{Mean: lead, Variance: leadCV * leadCV * lead * lead}, review, &o.setting)
-	for j, tau := range targets {
-		q[j] = float64(d.Quantile(tau))
+	var out [len(targets)]int64
+	d.Quantiles(targets[:], out[:])
+	for j, n := range out {
+		q[j] = float64(n)
 	}
 	return q, rate
 }
