@@ -275,6 +275,11 @@ func (p *Product) allSeen(end Day, s *Setting) bool {
 	return s.Observed.span(from, to) == to-from
 }
 
+// cutOff is what the sale that emptied the shelf was cut short by, in usual sales less
+// one unit: who wants more than is left takes what is left, and orders of a geometric
+// size have no memory. Where units are sold one by one nothing is added.
+const cutOff = 1.
+
 // closeOne closes the open day.
 func (p *Product) closeOne(s *Setting) {
 	start, end := s.Start(p.open), s.Start(p.open+1)
@@ -295,6 +300,9 @@ func (p *Product) closeOne(s *Setting) {
 	default:
 		if sold > 0 {
 			exposure = max(exposure, minExposed) // a last minute's sales are no rate
+		}
+		if sold > 0 && int64(p.outSince)*second > start {
+			sold += cutOff * max(0, float64(p.size)-1)
 		}
 		p.learn(sold, exposure, s)
 		p.empty = 0

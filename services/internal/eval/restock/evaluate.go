@@ -42,6 +42,10 @@ type Result struct {
 	WSPL       eval.Figure    `json:"wspl"` // SPL, series weighing as their sales do
 	Over       *eval.Interval `json:"spl_over_window,omitempty"`
 
+	Cold     *Cold     `json:"cold_start,omitempty"`
+	Censored *Censored `json:"censored,omitempty"`
+	Signals  *Signals  `json:"signals,omitempty"`
+
 	Scores   Scores   `json:"-"`
 	Frontier Frontier `json:"-"`
 }
@@ -108,7 +112,10 @@ func Evaluate(ctx context.Context, h *History, c Config, progress *eval.Progress
 	return results, nil
 }
 
-func newMethod(h *History, name string, test int) stocker {
+func newMethod(h *History, name string, test int) interface {
+	method
+	stocker
+} {
 	if name == "online" {
 		return newOnline(h)
 	}
@@ -134,6 +141,14 @@ func evaluateMethod(h *History, name string, cases []Case, test int, c Config) R
 		r.Frontier = simulate(h, newMethod(h, name, test), test, c.Seed)
 		r.DaysAtFill, r.OutPct = eval.Figure(r.Frontier.DaysAtFill), eval.Figure(r.Frontier.OutPct)
 		r.SignalsPerOrder, r.Duplicates = eval.Figure(r.Frontier.SignalsPerOrder), &r.Frontier.Duplicates
+		if name == "online" {
+			own, censored := signals(h, test, c.Seed), censor(h, test, c.Seed)
+			r.Signals, r.Censored = &own, &censored
+			r.SignalsPerOrder, r.Duplicates = eval.Figure(float64(own.Raised+own.Updated)/float64(own.Orders)), &own.Duplicates
+		}
+	}
+	if h.Orders {
+		r.Cold = coldStart(h, newMethod(h, name, test))
 	}
 	return r
 }

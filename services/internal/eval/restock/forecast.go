@@ -119,6 +119,7 @@ func (o *online) plan(i, periods int) []restock.Offer {
 type Case struct {
 	Series, Origin int
 	Horizon        int     // in periods
+	Age            int     // of a launch, in periods
 	Weight         float64 // what the series sold in the four weeks before, in money
 	Scale          float64 // 0: cannot be scaled
 	Actual         float64
@@ -130,12 +131,16 @@ type Scores struct {
 	SPL, SPL95, SPL99               float64
 	Cov                             [len(levels)]float64
 	WAPE, Bias, WPL, WSPL, WAPEMean float64
-	PerCase                         []float64 // scaled pinball loss
+	PerCase                         []float64     // scaled pinball loss
+	ByAge                           map[int]ratio // of launches
 }
 
 // minChange is the least weekly change that a loss is scaled by, in units: or the
 // products that were never in demand decide the mean.
 const minChange = .5
+
+// ratio is a loss over the demand.
+type ratio struct{ loss, actual float64 }
 
 // cases are the forecasts to be made: in every week, and in every period where that is
 // longer, of the test part.
@@ -196,7 +201,7 @@ func score(h *History, m method, cases []Case) Scores {
 	var loss, actual, err, errMean, bias float64
 	var n, weight float64
 	next := 0
-	s.PerCase = make([]float64, len(cases))
+	s.PerCase, s.ByAge = make([]float64, len(cases)), map[int]ratio{}
 	for t := range h.Periods {
 		for ; next < len(cases) && cases[next].Origin == t; next++ {
 			c := cases[next]
@@ -219,6 +224,10 @@ func score(h *History, m method, cases []Case) Scores {
 				}
 			}
 			loss += all
+			if c.Age > 0 {
+				r := s.ByAge[c.Age]
+				s.ByAge[c.Age] = ratio{r.loss + all, r.actual + c.Actual}
+			}
 			if c.Scale > 0 {
 				s.PerCase[next] = all / c.Scale
 				s.SPL += all / c.Scale
