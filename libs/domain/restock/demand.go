@@ -70,7 +70,8 @@ func (e expert) grown(d float64, n uint32, rate, mean float64) (a, b, v, m float
 // rates returns the posterior mean rates of an average day, and how many average
 // days they rest on. Each expert is drawn to the next slower one with one or two days
 // of it, and the slowest to the launch rate, so that what is known of a product
-// stands for what is not known of its present.
+// stands for what is not known of its present. While a product is new all of them are
+// drawn to the launch rate, on the clock of the fastest.
 func rates(a, b [experts]float64, launch prior, period float64) (rate, certain [experts]float64) {
 	fresh := launch.days * max(0, 1-b[0]*(1-kept(1)[0])*period)
 	q := launch

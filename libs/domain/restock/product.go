@@ -357,7 +357,7 @@ func (p *Product) learn(sold, exposure float64, s *Setting) {
 	if s.Tell != nil {
 		s.Tell(Stat{Kind: StatDay, Day: p.open, Units: min(sold/float64(p.size), 5)})
 	}
-	p.size += .1 * (float32(sold) - p.size)
+	p.size += .02 * (float32(sold) - p.size)
 }
 
 // offering tells that a day cannot be counted as an empty one like the others,

@@ -2,9 +2,12 @@ package restock
 
 import (
 	"bytes"
+	"encoding/binary"
 	"math"
+	"strconv"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -109,19 +112,19 @@ func TestUpdateByHand(t *testing.T) {
 	q.closeOne(&s)
 	for k, e := range q.experts {
 		d := kept(1)[k]
-		rate := []float64{8. / 3, 7. / 3, 2}[k]
+		rate := []float64{5.925641 / 2.9, 7.9 / 3.9, 2}[k]
 		near(t, "a", float64(e.a), d*3+5, 1e-6)
 		near(t, "b", float64(e.b), d+1, 1e-6)
-		near(t, "V", float64(e.v), (5-rate)*(5-rate), 1e-6)
+		near(t, "V", float64(e.v), (5-rate)*(5-rate), 1e-5)
 		near(t, "M", float64(e.m), rate, 1e-6)
 	}
-	// The slow expert has (3+1)/(1+1) = 2; the next adds two days of that, the fast one a day
-	// of what comes of it.
+	// The slow expert has (3+1)/(1+1) = 2; the next adds two days of that, the fast one a
+	// day of what comes of it, and both .9 days of the launch: a tenth of its clock has run.
 	rate, certain := rates([experts]float64{3, 3, 3}, [experts]float64{1, 1, 1}, prior{1, 1}, 1)
 	near(t, "slow", rate[2], 2, 1e-12)
-	near(t, "middle", rate[1], (3+2*2)/3., 1e-12)
-	near(t, "fast", rate[0], (3+7./3)/2, 1e-12)
-	near(t, "certainty of the fast", certain[0], 2, 1e-12)
+	near(t, "middle", rate[1], (3+2*2+.9)/3.9, 1e-12)
+	near(t, "fast", rate[0], (3+7.9/3.9+.9)/2.9, 1e-12)
+	near(t, "certainty of the fast", certain[0], 2.9, 1e-12)
 	a, b, v, m := p.experts[0].grown(.9, 2, 2, 1)
 	// g = .81; sum = 1 + .9.
 	near(t, "a", a, .81*3, 1e-6)
@@ -676,4 +679,157 @@ func TestShortage(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestPoolLearnsTheShop: a shop that is closed on Saturdays, sells twice as much in the
+// last quarter of the year, and forecasts too narrowly.
+func TestPoolLearnsTheShop(t *testing.T) {
+	s := DefaultSetting()
+	pool := NewPool(1)
+	s.Tell = pool.Add
+	products := make([]Product, 40)
+	first := s.Day(noon(0))
+	const n = 430
+	for d := range n {
+		day := first + Day(d)
+		if weekday(day) != 2 {
+			units := int64(4)
+			if sl := season(day, 1); sl >= 39 {
+				units = 8
+			}
+			for i := range products {
+				products[i].Sale(noon(d), units+int64((d*7+i*13)%3-1), 5e6, &s)
+			}
+		}
+		for i := range products {
+			products[i].CloseDay(day, &s)
+		}
+		if d%7 == 6 {
+			s.Layer = pool.Layer(day + 1)
+		}
+	}
+	var saturday, monday float64
+	for d := Day(n); d < n+14; d++ {
+		w := s.Layer.calendar.window(first+d, 1)
+		switch weekday(first + d) {
+		case 2:
+			saturday += w
+		case 4:
+			monday += w
+		}
+	}
+	if !(saturday < .1*monday) {
+		t.Errorf("Saturdays weigh %g, Mondays %g", saturday, monday)
+	}
+	at := products[0].open
+	spring, late := s.Layer.calendar.window(at+60, 28), s.Layer.calendar.window(at+250, 28)
+	if !(late > 1.15*spring) {
+		t.Errorf("the last quarter weighs %g, spring %g", late, spring)
+	}
+	d, mean := products[0].Demand(28, nil, &s)
+	if !(mean > 60 && mean < 140) || d.Quantile(.5) <= 0 {
+		t.Errorf("28 days of about 4 on 24 of them: mean %g, %+v", mean, d)
+	}
+}
+
+// TestOffersAreLearnt: demand of price^-2 is found, and a plan moves the forecast by it.
+func TestOffersAreLearnt(t *testing.T) {
+	s := DefaultSetting()
+	s.Period = 7
+	pool := NewPool(7)
+	s.Tell = pool.Add
+	products := make([]Product, 30)
+	for w := range 120 {
+		for i := range products {
+			price := []float64{1, 1, .7, 1, 1.1}[(w+i)%5]
+			products[i].Offer(noon(w), Offer{Price: price}, &s)
+			products[i].Sale(noon(w), int64(200*math.Pow(price, -2)+.5), int64(price*1e6), &s)
+		}
+		for i := range products {
+			products[i].CloseDay(s.Day(noon(w)), &s)
+		}
+		s.Layer = pool.Layer(s.Day(noon(w)) + 1)
+	}
+	near(t, "elasticity", s.Layer.effects[0].beta[0], -2, .15)
+	_, usual := products[0].Demand(1, []Offer{{Price: 1}}, &s)
+	_, cheap := products[0].Demand(1, []Offer{{Price: .7}}, &s)
+	near(t, "lift", cheap/usual, math.Pow(.7, -2), .15)
+}
+
+// TestWarpInverts: level and share are inverse, whatever the histogram.
+func TestWarpInverts(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var h pit
+		for range rapid.IntRange(0, 400).Draw(t, "outcomes") {
+			low := rapid.Float64Range(-.1, 1.1).Draw(t, "low")
+			h.add(low, low+rapid.Float64Range(0, 1).Draw(t, "width"))
+		}
+		w := h.warp()
+		u := rapid.Float64Range(0, 1).Draw(t, "u")
+		if got := w.level(w.share(u)); math.Abs(got-u) > 1e-6 {
+			t.Fatalf("level(share(%g)) is %g", u, got)
+		}
+		if v := w.share(min(1, u+.1)); v < w.share(u) {
+			t.Fatalf("share falls from %g to %g", w.share(u), v)
+		}
+	})
+}
+
+// TestFirstVersionIsRead: what the first version packed still is a product.
+func TestFirstVersionIsRead(t *testing.T) {
+	old := make([]byte, firstBytes)
+	old[0], old[1] = firstVersion, flagKnown|flagStock
+	binary.LittleEndian.PutUint32(old[2:], math.Float32bits(30)) // a of the fast expert
+	binary.LittleEndian.PutUint32(old[6:], math.Float32bits(10)) // b
+	binary.LittleEndian.PutUint64(old[firstBytes-11:], 2_500_000)
+	var p Product
+	if err := p.UnmarshalBinary(old); err != nil {
+		t.Fatal(err)
+	}
+	if p.experts[0].a != 30 || p.experts[0].b != 10 || p.price != 2.5 || !p.stockKnown || p.longSold != spoilt {
+		t.Errorf("%+v", p)
+	}
+	again, err := p.MarshalBinary()
+	if err != nil || len(again) != StateBytes || again[0] != stateVersion {
+		t.Errorf("packed again: %d bytes of version %d (%v)", len(again), again[0], err)
+	}
+}
+
+// BenchmarkEntities: time and memory a product, from 10^4 to 10^6 of them, in random
+// order: a day's sale and its close, and seven quantiles of 28 days.
+func BenchmarkEntities(b *testing.B) {
+	for _, n := range []int{1e4, 1e5, 1e6} {
+		s := DefaultSetting()
+		all := make([]Product, n)
+		for i := range all {
+			sell(&all[i], 0, 3, int64(1+i%9), &s)
+		}
+		b.Run("update/"+strconv.Itoa(n), func(b *testing.B) {
+			b.ReportMetric(float64(unsafe.Sizeof(Product{})), "B/product")
+			b.ReportMetric(StateBytes, "B/packed")
+			i, day := 0, 3
+			for b.Loop() {
+				i += 7919
+				if i >= n {
+					i -= n
+					day++
+				}
+				p := &all[i]
+				p.sold = 2
+				p.closeOne(&s)
+			}
+		})
+		b.Run("quantiles/"+strconv.Itoa(n), func(b *testing.B) {
+			taus := []float64{.1, .25, .5, .75, .9, .95, .99}
+			var out [7]int64
+			i := 0
+			for b.Loop() {
+				if i += 7919; i >= n {
+					i -= n
+				}
+				d, _ := all[i].Demand(28, nil, &s)
+				d.Quantiles(taus, out[:])
+			}
+		})
+	}
 }

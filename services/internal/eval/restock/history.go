@@ -28,9 +28,10 @@ type History struct {
 	First   restock.Day // of period 0: days since 1970 where a period is a day
 	Periods int
 	Series  []Series
-	Lines   []Line // by period
-	Offers  bool   // prices are those asked, and not only those paid
-	Orders  bool   // lines are lines of orders, and not rows of a table
+	Lines   []Line         // by period
+	Offers  bool           // prices are those asked, and not only those paid
+	days    map[int32]bool // periods that rows name, while they are read
+	Orders  bool           // lines are lines of orders, and not rows of a table
 }
 
 // add adds the sorted lines up.

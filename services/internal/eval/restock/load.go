@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"regexp"
 	"slices"
@@ -214,12 +215,24 @@ func (h *History) finished(path string, source *eval.Source) (*History, eval.Sou
 	if !slices.ContainsFunc(h.Lines, func(l Line) bool { return l.Units > 0 }) {
 		return nil, *source, fmt.Errorf("read %s: no demand in it: not one of its %d rows sells a unit", path, source.Rows)
 	}
-	first := h.Lines[0].Period
+	first, last := h.Lines[0].Period, h.Lines[len(h.Lines)-1].Period
+	days := slices.Sorted(maps.Keys(h.days)) // periods in which nothing was sold are part of it, too
+	for _, d := range slices.Backward(days) {
+		if d < first && first-d < int32(maxGap/h.Period) {
+			first = d
+		}
+	}
+	for _, d := range days {
+		if d > last && d-last < int32(maxGap/h.Period) {
+			last = d
+		}
+	}
+	h.days = nil
 	h.First += restock.Day(first)
 	for i := range h.Lines {
 		h.Lines[i].Period -= first
 	}
-	h.Periods = int(h.Lines[len(h.Lines)-1].Period) + 1
+	h.Periods = int(last-first) + 1
 	if cells := float64(h.Periods) * float64(len(h.Series)); cells > maxCells {
 		return nil, *source, fmt.Errorf("read %s: %d series of %d periods are more than fit into memory (%.0f million cells): split the file by product", path, len(h.Series), h.Periods, maxCells/1e6)
 	}
@@ -230,7 +243,7 @@ func (h *History) finished(path string, source *eval.Source) (*History, eval.Sou
 // withoutStrays cuts off lines beyond a gap of more than maxGap days that are
 // less than a thousandth of all.
 func (h *History) withoutStrays() []Line {
-	few := len(h.Lines) / 1000
+	few := 1 + len(h.Lines)/1000
 	gap := int32(maxGap / h.Period)
 	from, to := 0, len(h.Lines)
 	for i := 1; i < len(h.Lines); i++ {
@@ -312,7 +325,7 @@ func readLong(ctx context.Context, path string, byWeek bool, o eval.Options) (*H
 		return nil, eval.Source{}, err
 	}
 	defer t.Close()
-	h := &History{Period: 1, Offers: t.Has(colPrice) || t.Has(colDeal) || t.Has(colFeature)}
+	h := &History{Period: 1, Offers: t.Has(colPrice) || t.Has(colDeal) || t.Has(colFeature), days: map[int32]bool{}}
 	id := newNames(h)
 	byPlace := t.Has(colPlace)
 	for t.Next() {
@@ -346,6 +359,7 @@ func readLong(ctx context.Context, path string, byWeek bool, o eval.Options) (*H
 			category = product
 		}
 		l.Series = id.of(place, product, category)
+		h.days[l.Period] = true
 		if l.Units > 0 || h.Offers {
 			h.Lines = append(h.Lines, l)
 		}
@@ -382,15 +396,7 @@ func (h *History) oneGroup(byPlace bool) {
 // sumUp tells the period from the distances between the days that occur, and
 // renumbers the lines.
 func (h *History) sumUp() {
-	seen := map[int32]bool{}
-	for _, l := range h.Lines {
-		seen[l.Period] = true
-	}
-	days := make([]int32, 0, len(seen))
-	for d := range seen {
-		days = append(days, d)
-	}
-	slices.Sort(days)
+	days := slices.Sorted(maps.Keys(h.days))
 	if len(days) < 3 {
 		return
 	}
@@ -399,18 +405,24 @@ func (h *History) sumUp() {
 		gaps[i] = days[i+1] - days[i]
 	}
 	slices.Sort(gaps)
+	number := func(day int32) int32 { return day }
 	switch typical := gaps[len(gaps)/2]; {
 	case typical >= 28 && typical <= 31:
 		h.Period = month
-		for i := range h.Lines {
-			at := time.Unix(int64(h.Lines[i].Period)*86400, 0).UTC()
-			h.Lines[i].Period = int32(at.Year()*12 + int(at.Month()) - 1)
+		number = func(day int32) int32 {
+			at := time.Unix(int64(day)*86400, 0).UTC()
+			return int32(at.Year()*12 + int(at.Month()) - 1)
 		}
 	case typical == 7:
 		h.Period = 7
-		for i := range h.Lines {
-			h.Lines[i].Period = (h.Lines[i].Period - days[0]%7) / 7
-		}
+		number = func(day int32) int32 { return (day - days[0]%7) / 7 }
+	}
+	for i := range h.Lines {
+		h.Lines[i].Period = number(h.Lines[i].Period)
+	}
+	clear(h.days)
+	for _, d := range days {
+		h.days[number(d)] = true
 	}
 }
 
@@ -431,7 +443,7 @@ func readWide(ctx context.Context, path string, header []string, o eval.Options)
 		{Name: "location", Aliases: []string{"store_id", "store", "shop", "warehouse"}, Optional: true},
 	}
 	const first = 2
-	h := &History{}
+	h := &History{days: map[int32]bool{}}
 	var at []int32
 	for _, name := range header {
 		name = strings.TrimSpace(name)
@@ -474,6 +486,9 @@ func readWide(ctx context.Context, path string, header []string, o eval.Options)
 		return nil, eval.Source{}, err
 	}
 	defer t.Close()
+	for _, p := range at {
+		h.days[p] = true
+	}
 	id := newNames(h)
 	for t.Next() {
 		product, place := t.Text(0), t.Text(1)
