@@ -70,18 +70,13 @@ func (e expert) grown(d float64, n uint32, rate, mean float64) (a, b, v, m float
 // rates returns the posterior mean rates of an average day, and how many average
 // days they rest on. Each expert is drawn to the next slower one with one or two days
 // of it, and the slowest to the launch rate, so that what is known of a product
-// stands for what is not known of its present. While a product is new all of them are
-// drawn to the launch rate, on the clock of the fastest.
+// stands for what is not known of its present.
 func rates(a, b [experts]float64, launch prior, period float64) (rate, certain [experts]float64) {
-	fresh := launch.days * max(0, 1-b[0]*(1-kept(1)[0])*period)
 	q := launch
 	for k := experts - 1; k >= 0; k-- {
 		certain[k] = max(b[k]+q.days, 1e-3)
 		rate[k] = (a[k] + q.days*q.rate) / certain[k]
-		// The next: some days of this one and, while the product is new, of the launch.
-		slower := float64(k) / period
-		q.days = slower + fresh
-		q.rate = (slower*rate[k] + fresh*launch.rate) / max(q.days, 1e-9)
+		q = prior{float64(k) / period, rate[k]}
 	}
 	return rate, certain
 }
@@ -116,13 +111,8 @@ func (p *Product) levels(s *Setting) (out [experts]level) {
 		b[k] *= cal.mean(k, p.open, int(p.open-p.first))
 	}
 	rate, certain := rates(a, b, launch, s.period())
-	phi, worth := phiPrior, phiWeight
-	if s.Layer != nil && s.Layer.launches.sure > 0 {
-		phi = s.Layer.launches.phi
-		worth = phi
-	}
 	for k := range out {
-		out[k] = level{rate[k], certain[k], max(1, (v[k]+phi*worth)/(m[k]+worth))}
+		out[k] = level{rate[k], certain[k], max(1, (v[k]+phiPrior*phiWeight)/(m[k]+phiWeight))}
 	}
 	return out
 }
@@ -323,7 +313,7 @@ func (p *Product) endWeek(s *Setting) {
 		if weeks == longWeeks {
 			rate := float64(max(p.longSold, 0)) / max(e0(p, s), 1e-3)
 			if p.longSold != spoilt {
-				s.Tell(Stat{Kind: StatLaunch, Day: p.open - 1, Band: int(p.band), Units: rate, Phi: float64(p.experts[2].v) / max(float64(p.experts[2].m), 1e-3)})
+				s.Tell(Stat{Kind: StatLaunch, Day: p.open - 1, Band: int(p.band), Units: rate})
 			}
 		}
 	}

@@ -28,11 +28,11 @@ type Policy struct {
 
 // DefaultPolicy returns a cycle service of 95 %, daily review, orders of 14 days
 // of demand, a lead time of 7 days (CV .35) worth 4 receipts, and a launch prior
-// of one unit in five days worth 7 days.
+// of one unit in five days worth 5 days.
 func DefaultPolicy() Policy {
 	return Policy{
 		ServiceLevel: .95, ReviewDays: 1, OrderDays: 14, MaxCoverDays: 90, LookAhead: 90,
-		LeadDays: 7, LeadCV: .35, LeadOrders: 4, LaunchRate: .2, LaunchDays: 7,
+		LeadDays: 7, LeadCV: .35, LeadOrders: 4, LaunchRate: .2, LaunchDays: 5,
 	}
 }
 

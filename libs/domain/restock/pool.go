@@ -24,7 +24,6 @@ type Stat struct {
 
 	Units float64 // of a day: sold, in days with sales as they usually are; of a launch: units a day
 	Band  int     // of a launch: the price band
-	Phi   float64 // of a launch: the dispersion so far
 
 	Horizon   int     // of a check: 0 a week, 1 four weeks
 	Class     int     // of a check: the kind of the forecast; of a week: the volume
@@ -91,7 +90,7 @@ func (p *Pool) Add(s Stat) {
 	case StatCheck:
 		p.pits[s.Horizon][s.Class].add(s.Low, s.High)
 	case StatLaunch:
-		p.launch.add(s.Band, s.Units, s.Phi)
+		p.launch.add(s.Band, s.Units)
 	case StatOffer:
 		e := p.effects[s.Group]
 		if e == nil {
@@ -143,21 +142,17 @@ func band(price float64) int {
 // launches are the rates a day of new products by price band.
 type launches struct {
 	rate [bands]float64
-	phi  float64
 	sure float64 // 0: nothing was launched yet
 }
 
 type launchSums struct {
 	units, n   [bands]float64
 	unitsA, nA float64
-	phi        float64 // sum of logarithms
 }
 
 const launchKept = .998
 
-func (s *launchSums) add(band int, rate, phi float64) {
-	s.phi = s.phi*launchKept + math.Log(max(phi, 1))
-	rate = math.Sqrt(rate)
+func (s *launchSums) add(band int, rate float64) {
 	s.units[band] = s.units[band]*launchKept + rate
 	s.n[band] = s.n[band]*launchKept + 1
 	s.unitsA = s.unitsA*launchKept + rate
@@ -171,10 +166,8 @@ func (s *launchSums) rates() launches {
 		return l
 	}
 	mean := s.unitsA / s.nA
-	l.phi = math.Exp(s.phi / s.nA)
 	for b := range l.rate {
-		root := (s.units[b] + 10*mean) / (s.n[b] + 10)
-		l.rate[b] = root * root
+		l.rate[b] = (s.units[b] + 10*mean) / (s.n[b] + 10)
 	}
 	return l
 }

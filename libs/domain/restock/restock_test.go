@@ -112,19 +112,19 @@ func TestUpdateByHand(t *testing.T) {
 	q.closeOne(&s)
 	for k, e := range q.experts {
 		d := kept(1)[k]
-		rate := []float64{5.925641 / 2.9, 7.9 / 3.9, 2}[k]
+		rate := []float64{8. / 3, 7. / 3, 2}[k]
 		near(t, "a", float64(e.a), d*3+5, 1e-6)
 		near(t, "b", float64(e.b), d+1, 1e-6)
 		near(t, "V", float64(e.v), (5-rate)*(5-rate), 1e-5)
 		near(t, "M", float64(e.m), rate, 1e-6)
 	}
 	// The slow expert has (3+1)/(1+1) = 2; the next adds two days of that, the fast one a
-	// day of what comes of it, and both .9 days of the launch: a tenth of its clock has run.
+	// day of what comes of it.
 	rate, certain := rates([experts]float64{3, 3, 3}, [experts]float64{1, 1, 1}, prior{1, 1}, 1)
 	near(t, "slow", rate[2], 2, 1e-12)
-	near(t, "middle", rate[1], (3+2*2+.9)/3.9, 1e-12)
-	near(t, "fast", rate[0], (3+7.9/3.9+.9)/2.9, 1e-12)
-	near(t, "certainty of the fast", certain[0], 2.9, 1e-12)
+	near(t, "middle", rate[1], (3+2*2)/3., 1e-12)
+	near(t, "fast", rate[0], (3+7./3)/2, 1e-12)
+	near(t, "certainty of the fast", certain[0], 2, 1e-12)
 	a, b, v, m := p.experts[0].grown(.9, 2, 2, 1)
 	// g = .81; sum = 1 + .9.
 	near(t, "a", a, .81*3, 1e-6)
