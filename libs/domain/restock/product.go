@@ -48,7 +48,7 @@ type Product struct {
 	lastSale   uint32
 	price      float32 // of the last sale
 	band       uint8   // of the first price
-	size       float32 // units of a day with sales
+	size       float32 // units of a day with sales: the calendar counts such days, so that it sees how often rather than how much
 	ref        float32 // logarithm of the usual price; 0: not known
 	offerPrice float32 // logarithm of the price offered; 0: not known
 	deal       uint8   // of the offer, in 255ths
@@ -357,7 +357,7 @@ func (p *Product) learn(sold, exposure float64, s *Setting) {
 	if s.Tell != nil {
 		s.Tell(Stat{Kind: StatDay, Day: p.open, Units: min(sold/float64(p.size), 5)})
 	}
-	p.size += .02 * (float32(sold) - p.size)
+	p.size += .1 * (float32(sold) - p.size)
 }
 
 // offering tells that a day cannot be counted as an empty one like the others,

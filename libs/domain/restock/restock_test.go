@@ -681,8 +681,8 @@ func TestShortage(t *testing.T) {
 	})
 }
 
-// TestPoolLearnsTheShop: a shop that is closed on Saturdays, sells twice as much in the
-// last quarter of the year, and forecasts too narrowly.
+// TestPoolLearnsTheShop: a shop that is closed on Saturdays, and sells twice as often in
+// the last quarter of the year.
 func TestPoolLearnsTheShop(t *testing.T) {
 	s := DefaultSetting()
 	pool := NewPool(1)
@@ -694,10 +694,11 @@ func TestPoolLearnsTheShop(t *testing.T) {
 		day := first + Day(d)
 		if weekday(day) != 2 {
 			units := int64(4)
-			if sl := season(day, 1); sl >= 39 {
-				units = 8
-			}
 			for i := range products {
+				// Every other day in spring and summer, every day in autumn.
+				if season(day, 1) < 39 && (d+i)%2 == 0 {
+					continue
+				}
 				products[i].Sale(noon(d), units+int64((d*7+i*13)%3-1), 5e6, &s)
 			}
 		}
@@ -727,8 +728,8 @@ func TestPoolLearnsTheShop(t *testing.T) {
 		t.Errorf("the last quarter weighs %g, spring %g", late, spring)
 	}
 	d, mean := products[0].Demand(28, nil, &s)
-	if !(mean > 60 && mean < 140) || d.Quantile(.5) <= 0 {
-		t.Errorf("28 days of about 4 on 24 of them: mean %g, %+v", mean, d)
+	if !(mean > 40 && mean < 140) || d.Quantile(.5) <= 0 {
+		t.Errorf("28 days of 2 to 4 on 24 of them: mean %g, %+v", mean, d)
 	}
 }
 

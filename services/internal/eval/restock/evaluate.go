@@ -46,6 +46,9 @@ type Result struct {
 	Censored *Censored `json:"censored,omitempty"`
 	Signals  *Signals  `json:"signals,omitempty"`
 
+	OracleDays *eval.Figure `json:"oracle_days_at_97_line_fill,omitempty"` // were the demand known, and lead times as random
+
+	Oracle   Frontier `json:"-"`
 	Scores   Scores   `json:"-"`
 	Frontier Frontier `json:"-"`
 }
@@ -58,7 +61,7 @@ func (e MethodError) Error() string {
 }
 
 // methods are those that are asked for.
-func (c *Config) methods() ([]string, error) {
+func (c Config) methods() ([]string, error) {
 	var all []string
 	for _, m := range c.Methods {
 		switch {
@@ -144,6 +147,9 @@ func evaluateMethod(h *History, name string, cases []Case, test int, c Config) R
 		if name == "online" {
 			own, censored := signals(h, test, c.Seed), censor(h, test, c.Seed)
 			r.Signals, r.Censored = &own, &censored
+			r.Oracle = simulate(h, &oracle{h: h}, test, c.Seed)
+			days := eval.Figure(r.Oracle.DaysAtFill)
+			r.OracleDays = &days
 			r.SignalsPerOrder, r.Duplicates = eval.Figure(float64(own.Raised+own.Updated)/float64(own.Orders)), &own.Duplicates
 		}
 	}

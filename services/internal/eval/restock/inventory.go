@@ -229,7 +229,7 @@ func simulate(h *History, m stocker, test int, seed uint64) Frontier {
 	}
 	f := Frontier{Points: make([]Point, len(targets))}
 	for j := range targets {
-		f.Points[j] = sums[j].point(targets[j], float64(h.Periods-test-warmUp))
+		f.Points[j] = sums[j].point(targets[j])
 	}
 	f.DaysAtFill = meet(f.Points, lineFill, func(p Point) (x, y float64) { return p.LineFill, p.Days })
 	f.OutPct = meet(f.Points, stockedDays, func(p Point) (x, y float64) { return p.Days, p.OutPct })
@@ -269,7 +269,7 @@ func (s *shelf) serve(units int64, price float64, judged bool, sum *tallied) {
 	sum.demandValue += float64(units) * price
 }
 
-func (s *tallied) point(target, days float64) Point {
+func (s *tallied) point(target float64) Point {
 	return Point{
 		Target: target, Days: s.value / s.demandValue, LineFill: s.served / s.lines, UnitFill: s.shipped / s.units, OutPct: 100 * s.out / s.days,
 	}

@@ -244,7 +244,7 @@ func signals(h *History, test int, seed uint64) Signals {
 			}
 		}
 	}
-	p := sum.point(0, 0)
+	p := sum.point(0)
 	out.LineFill, out.Days = eval.Figure(p.LineFill), eval.Figure(p.Days)
 	return out
 }

@@ -55,10 +55,10 @@ func Report(h *History, results []Result, run eval.Run) (*eval.Report, error) {
 	if err := r.Plot(coverage); err != nil {
 		return nil, err
 	}
-	if len(results[0].Frontier.Points) > 0 {
-		return r, stockSection(r, results)
+	if len(results[0].Frontier.Points) == 0 {
+		return r, nil
 	}
-	return r, nil
+	return r, stockSection(r, results)
 }
 
 // stockSection shows what service costs.
@@ -84,6 +84,13 @@ func stockSection(r *eval.Report, results []Result) error {
 		lines.Lines = append(lines.Lines, eval.Line{Label: x.Method, X: days, Y: line})
 		fills.Lines = append(fills.Lines, eval.Line{Label: x.Method, X: days, Y: unit})
 		outs.Lines = append(outs.Lines, eval.Line{Label: x.Method, X: days, Y: out})
+		if len(x.Oracle.Points) > 0 {
+			var days, line []float64
+			for _, p := range x.Oracle.Points {
+				days, line = append(days, p.Days), append(line, p.LineFill)
+			}
+			lines.Lines = append(lines.Lines, eval.Line{Label: "demand known", X: days, Y: line, Dashed: true})
+		}
 	}
 	r.Table(g)
 	for _, p := range []eval.Plot{lines, fills, outs} {
