@@ -24,7 +24,7 @@ const (
 // effectPrior is the elasticity, and what deal and feature are believed to add.
 func effectPrior() [terms]float64 { return [terms]float64{-1, .2, .2} }
 
-// Effects are what price and promotion do to demand, learnt by recursive least
+// effects are what price and promotion do to demand, learnt by recursive least
 // squares with forgetting (Ljung, System Identification, 1999, 11.2). The zero value
 // is not ready: see newEffects.
 type effects struct {
