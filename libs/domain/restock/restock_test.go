@@ -806,8 +806,6 @@ func BenchmarkEntities(b *testing.B) {
 			sell(&all[i], 0, 3, int64(1+i%9), &s)
 		}
 		b.Run("update/"+strconv.Itoa(n), func(b *testing.B) {
-			b.ReportMetric(float64(unsafe.Sizeof(Product{})), "B/product")
-			b.ReportMetric(StateBytes, "B/packed")
 			i, day := 0, 3
 			for b.Loop() {
 				i += 7919
@@ -819,6 +817,8 @@ func BenchmarkEntities(b *testing.B) {
 				p.sold = 2
 				p.closeOne(&s)
 			}
+			b.ReportMetric(float64(unsafe.Sizeof(Product{})), "B/product")
+			b.ReportMetric(StateBytes, "B/packed")
 		})
 		b.Run("quantiles/"+strconv.Itoa(n), func(b *testing.B) {
 			taus := []float64{.1, .25, .5, .75, .9, .95, .99}

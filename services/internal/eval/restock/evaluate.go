@@ -133,7 +133,7 @@ func evaluateMethod(h *History, name string, cases []Case, test int, c Config) R
 		s = score(h, newClassic(h, name, test), cases)
 	}
 	r := Result{
-		Series: len(h.Series), Periods: h.Periods, Method: name,
+		Series: h.demanded(), Periods: h.Periods, Method: name,
 		SPL: eval.Figure(s.SPL), SPL95: eval.Figure(s.SPL95), SPL99: eval.Figure(s.SPL99),
 		Cov95: eval.Figure(s.Cov[5]), Cov99: eval.Figure(s.Cov[6]), WAPE: eval.Figure(s.WAPE), Bias: eval.Figure(s.Bias),
 		PeriodDays: eval.Figure(h.Period), Cases: s.Cases, WPL: eval.Figure(s.WPL), WSPL: eval.Figure(s.WSPL), Scores: s,

@@ -83,3 +83,13 @@ func (s *Series) at(t int) float64 {
 func (l *Line) offer() restock.Offer {
 	return restock.Offer{Price: float64(l.Price), Deal: float64(l.Deal), Feature: float64(l.Feature)}
 }
+
+// demanded is how many series have any demand.
+func (h *History) demanded() (n int) {
+	for i := range h.Series {
+		if h.Series[i].First < h.Periods {
+			n++
+		}
+	}
+	return n
+}
