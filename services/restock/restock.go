@@ -22,7 +22,7 @@ import (
 const Name = "restock.products"
 
 // ModelVersion names the model that decides.
-const ModelVersion = "gamma-poisson-1"
+const ModelVersion = "gamma-poisson-2"
 
 // Config is the service's configuration.
 type Config struct {
@@ -63,7 +63,7 @@ func (c Config) setting() restock.Setting {
 func Processor(cfg Config) stream.Processor {
 	return stream.Processor{
 		Name: Name, Topic: topics.Supply, Layout: state.Buckets, Order: step.InTimeOrder,
-		Types: []string{topics.TypeSupply}, FoldVersion: 1,
+		Types: []string{topics.TypeSupply}, FoldVersion: 2,
 		Outputs: []string{topics.RestockSignals, topics.RestockState},
 		New:     stream.Of[Product](NewFold(cfg), Codec{}),
 	}

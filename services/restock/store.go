@@ -16,7 +16,7 @@ import (
 // Codec is how a product lies in the store.
 type Codec struct{}
 
-const codecVersion = 1
+const codecVersion = 1 // of what lies around the product, which has a version of its own
 
 // Append appends the product's bytes.
 func (Codec) Append(b []byte, p *Product) []byte {
@@ -37,14 +37,19 @@ var errCodec = errors.New("not a product of a known version")
 
 // Unmarshal reads what any version has written.
 func (Codec) Unmarshal(b []byte, p *Product) error {
-	if len(b) < 1+restock.StateBytes+len(p.Standing) || b[0] != codecVersion {
+	if len(b) < 2 || b[0] != codecVersion {
+		return errCodec
+	}
+	b = b[1:]
+	size := restock.PackedBytes(b[0])
+	if size == 0 || len(b) < size+len(p.Standing) {
 		return errCodec
 	}
 	*p = Product{}
-	if err := p.UnmarshalBinary(b[1 : 1+restock.StateBytes]); err != nil {
+	if err := p.UnmarshalBinary(b[:size]); err != nil {
 		return err
 	}
-	b = b[1+restock.StateBytes:]
+	b = b[size:]
 	b = b[copy(p.Standing[:], b):]
 	n, k := binary.Uvarint(b)
 	if k <= 0 || n > uint64(len(b)-k) {

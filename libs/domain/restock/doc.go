@@ -3,21 +3,30 @@
 //
 // # Model
 //
-// Demand is followed by three discounted gamma-Poisson experts, with discounts of
-// .95, .98 and .995 a day: each keeps discounted sales a, discounted exposure b,
-// and the discounted squared error V and mean M that give its dispersion
-// (variance to mean). Exposure is the share of a day in which the product was in
-// stock and observed: a day without stock is not a day without demand. The
-// experts are weighted online by their weekly quantile losses. Demand over a
-// window, with a lead time that is random (gamma, on five points), is negative
-// binomial with the mixture's mean and variance; above a mean of 400 it is gamma.
-// The discount of the experts is that of West and Harrison's power steady model;
-// the mixture follows Huard, Garnier and Stoltz (2020).
+// Demand is followed by three discounted gamma-Poisson experts, with half-lives of
+// 6.6, 23 and 138 days: each keeps discounted sales a, discounted exposure b, and the
+// discounted squared error V and mean M that give its dispersion (variance to mean).
+// Exposure is the share of a day in which the product was in stock and observed: a
+// day without stock is not a day without demand. Each expert is drawn to the next
+// slower one. They are weighed online by their weekly quantile losses, a product's own
+// and those of all products of its volume. Demand over a window, with a lead time that
+// is random (gamma, on five points), is negative binomial with the mixture's mean and
+// variance; above a mean of 400 it is gamma. The discount of the experts is that of
+// West and Harrison's power steady model; the mixture follows Huard, Garnier and Stoltz
+// (2020).
 //
 // A day without sales changes nothing but a count of such days: the experts are
 // brought up to date in closed form when somebody reads them. So a product that
 // sleeps through a hundred empty days and one that is closed a hundred times are
 // equal to the last bit.
+//
+// # What products share
+//
+// A [Layer] holds weekdays and weeks of the year, histograms of where outcomes fell in
+// forecasts of the same lumpiness, the experts' pooled losses, launch rates by price
+// band, and coefficients of price and promotion by group (recursive least squares). A
+// [Pool] learns it from the [Stat]s that products tell. Without a layer nothing is
+// seasonal and forecasts stand as they are.
 //
 // # Policy
 //
@@ -33,25 +42,26 @@
 //
 // [Product] is the whole state, [StateBytes] long when packed:
 //
-//	version, flags                                   2
+//	version, flags and price band                    2
 //	experts: a, b, V, M of each                     48
 //	ensemble: losses, forecast and outcome of week  44
+//	check of four weeks                             12
 //	days: first, open, empty days since the anchor  12
 //	open day: sold, stock-out                       12
 //	stock: on hand, reserved                         8
 //	lead time: n, mean, squares                     12
 //	purchase orders: the oldest and the others      32
-//	signal: state, severity, cycle, revision,
-//	  quantity, since                               15
-//	sales: first, last, price                       16
+//	signal: severity, cycle, revision, quantity     11
+//	sales: last, price, usual size of a day         12
+//	offer: usual and present price, deal, feature,
+//	  group                                         12
 //	pack size, minimum order                         8
 //
 // # What it is not
 //
-// No calendar, price or browsing effects and no pooling across products yet: a day
-// weighs 1 whatever its weekday. It learns no launch rate by category, keeps no
-// purchase orders by id, reads no clock and sends nothing: instants are
-// microseconds since 1970 and come with every call, in time order.
+// No browsing effects, no events of a calendar, and no purchase orders by id. It reads
+// no clock and sends nothing: instants are microseconds since 1970 and come with
+// every call, in time order.
 //
 // # Concurrency
 //

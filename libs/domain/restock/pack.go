@@ -8,9 +8,26 @@ import (
 )
 
 // StateBytes is the size of a packed [Product].
-const StateBytes = 209
+const StateBytes = 225
 
-const stateVersion = 1
+// Versions of the packed form. The first knew no layer, checks or offers.
+const (
+	stateVersion = 2
+	firstVersion = 1
+	firstBytes   = 209
+)
+
+// PackedBytes returns the length of the packed product that begins with a version,
+// and 0 where there is none of it.
+func PackedBytes(version byte) int {
+	switch version {
+	case firstVersion:
+		return firstBytes
+	case stateVersion:
+		return StateBytes
+	}
+	return 0
+}
 
 // ErrState is wrapped by every error of [Product.UnmarshalBinary].
 var ErrState = errors.New("not a product")
@@ -21,6 +38,7 @@ const (
 	flagStock
 	flagSignalled
 	flagsEnd
+	bandShift = 4 // the price band lies above the flags
 )
 
 // codec writes fields to, or reads them from, a packed product: one list of fields
@@ -28,6 +46,7 @@ const (
 type codec struct {
 	b       []byte
 	reading bool
+	first   bool // of the first version
 }
 
 func (c *codec) u32(v *uint32) {
@@ -89,11 +108,24 @@ func (p *Product) fields(c *codec) {
 	c.lot(&p.others)
 	c.u32(&p.cycle)
 	c.u32(&p.quantity)
-	c.u32(&p.since)
-	c.u32(&p.firstSale)
+	if c.first {
+		var gone uint32 // since when it was signalled, and the first sale
+		c.u32(&gone)
+		c.u32(&gone)
+	}
 	c.u32(&p.lastSale)
 	c.u32(&p.pack)
 	c.u32(&p.minimum)
+	if c.first {
+		return
+	}
+	c.f32(&p.long.mean)
+	c.f32(&p.long.variance)
+	c.i32(&p.longSold)
+	c.f32(&p.price)
+	c.f32(&p.size)
+	c.f32(&p.ref)
+	c.f32(&p.offerPrice)
 }
 
 // AppendBinary appends the packed product, [StateBytes] bytes of little-endian
@@ -109,10 +141,10 @@ func (p *Product) AppendBinary(b []byte) ([]byte, error) {
 	if p.signalled {
 		flags |= flagSignalled
 	}
-	c := codec{b: append(b, stateVersion, flags)}
+	c := codec{b: append(b, stateVersion, flags|p.band<<bandShift)}
 	p.fields(&c)
-	b = binary.LittleEndian.AppendUint64(c.b, uint64(p.price))
-	b = append(b, byte(p.severity))
+	b = append(c.b, p.deal, p.feature, byte(p.severity))
+	b = binary.LittleEndian.AppendUint16(b, p.group)
 	return binary.LittleEndian.AppendUint16(b, p.revision), nil
 }
 
@@ -124,20 +156,30 @@ func (p *Product) MarshalBinary() ([]byte, error) {
 // UnmarshalBinary restores a packed product. It refuses what no product can be,
 // and then leaves p alone.
 func (p *Product) UnmarshalBinary(b []byte) error {
-	if len(b) != StateBytes || b[0] != stateVersion {
+	if len(b) == 0 || len(b) != PackedBytes(b[0]) {
 		version := -1
 		if len(b) > 0 {
 			version = int(b[0])
 		}
 		return fmt.Errorf("%w: %d bytes of version %d, want %d of version %d", ErrState, len(b), version, StateBytes, stateVersion)
 	}
-	flags := b[1]
+	version, flags := b[0], b[1]
+	c := codec{b: b[2:], reading: true, first: version == firstVersion}
 	n := Product{known: flags&flagKnown != 0, stockKnown: flags&flagStock != 0, signalled: flags&flagSignalled != 0}
-	c := codec{b: b[2:], reading: true}
+	if !c.first {
+		n.band = flags >> bandShift
+		flags &= 1<<bandShift - 1
+	}
 	n.fields(&c)
-	n.price = int64(binary.LittleEndian.Uint64(c.b))
-	n.severity = Severity(c.b[8])
-	n.revision = binary.LittleEndian.Uint16(c.b[9:])
+	if c.first {
+		price := float64(int64(binary.LittleEndian.Uint64(c.b))) / 1e6
+		n.price, n.band, n.longSold = f32(price), uint8(band(price)), spoilt
+		n.severity = Severity(c.b[8])
+		n.revision = binary.LittleEndian.Uint16(c.b[9:])
+	} else {
+		n.deal, n.feature, n.severity = c.b[0], c.b[1], Severity(c.b[2])
+		n.group, n.revision = binary.LittleEndian.Uint16(c.b[3:]), binary.LittleEndian.Uint16(c.b[5:])
+	}
 	if err := n.check(flags); err != nil {
 		return fmt.Errorf("%w: %w", ErrState, err)
 	}
@@ -154,8 +196,11 @@ func (p *Product) check(flags byte) error {
 			good = good && v >= 0 && v <= 1e30 // false for NaN
 		}
 	}
-	for _, v := range [3]float32{p.leadN, p.leadMean, p.leadSquares} {
+	for _, v := range [7]float32{p.leadN, p.leadMean, p.leadSquares, p.long.mean, p.long.variance, p.price, p.size} {
 		good = good && v >= 0 && v <= 1e30
+	}
+	for _, v := range [2]float32{p.ref, p.offerPrice} {
+		good = good && v >= -100 && v <= 100
 	}
 	const farDay = 1 << 20
 	switch {
@@ -165,6 +210,8 @@ func (p *Product) check(flags byte) error {
 		return errors.New("a number outside its range")
 	case p.first < -farDay || p.open < p.first || p.open > farDay:
 		return errors.New("days outside their range")
+	case p.band >= bands || p.longSold < -maxUnits && p.longSold != spoilt:
+		return errors.New("a price band or check that there is none of")
 	case p.severity > Critical || p.signalled != (p.severity != 0):
 		return errors.New("a severity without a signal, or a signal without one")
 	case p.stockKnown && !p.known:

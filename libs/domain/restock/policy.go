@@ -80,6 +80,32 @@ type Setting struct {
 	Policy   Policy
 	Observed Observed       // nil: no gaps
 	Location *time.Location // whose days are closed; nil: UTC
+	Layer    *Layer         // what the shop's products share; nil: neutral
+	Tell     func(Stat)     // takes what products tell of themselves; nil: nobody does
+	Period   float64        // length of a day of the products' in days, where history was summed up before it came; 0: 1
+}
+
+// kept is what the experts keep from one period to the next.
+func (s *Setting) kept() [experts]float64 {
+	return kept(s.period())
+}
+
+func (s *Setting) period() float64 {
+	if s.Period > 0 {
+		return s.Period
+	}
+	return 1
+}
+
+// week is how many periods make a week, 1 at least.
+func (s *Setting) week() int { return max(1, int(7/s.period()+.5)) }
+
+// calendar never is nil.
+func (s *Setting) calendar() *calendar {
+	if s.Layer == nil {
+		return &calendar{}
+	}
+	return &s.Layer.calendar
 }
 
 // DefaultSetting returns the default policy in UTC, without gaps.
@@ -93,6 +119,13 @@ type Day int32
 
 // Day returns the local day of an instant.
 func (s *Setting) Day(at int64) Day {
+	if s.utc() {
+		d := at / dayMicros
+		if at%dayMicros < 0 {
+			d--
+		}
+		return Day(d)
+	}
 	y, m, d := time.UnixMicro(at).In(s.location()).Date()
 	return Day(time.Date(y, m, d, 0, 0, 0, 0, time.UTC).Unix() / 86400)
 }
@@ -100,6 +133,9 @@ func (s *Setting) Day(at int64) Day {
 // Start returns the first instant of a local day, in microseconds, where clocks
 // skip midnight the first after it.
 func (s *Setting) Start(d Day) int64 {
+	if s.utc() {
+		return int64(d) * dayMicros
+	}
 	y, m, day := time.Unix(int64(d)*86400, 0).UTC().Date()
 	at := time.Date(y, m, day, 0, 0, 0, 0, s.location())
 	for got := s.Day(at.UnixMicro()); got < d; got = s.Day(at.UnixMicro()) {
@@ -107,6 +143,9 @@ func (s *Setting) Start(d Day) int64 {
 	}
 	return at.UnixMicro()
 }
+
+// utc tells that days need no calendar.
+func (s *Setting) utc() bool { return s.Location == nil || s.Location == time.UTC }
 
 func (s *Setting) location() *time.Location {
 	if s.Location == nil {

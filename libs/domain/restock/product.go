@@ -18,7 +18,9 @@ type Product struct {
 	empty   uint32          // empty days of full exposure since the anchor
 	losses  [experts]float32
 	week    [experts]weekForecast
+	long    weekForecast // of four weeks, by the ensemble
 
+	longSold    int32 // in the ended weeks of the four
 	weekSold    int32
 	weekExposed uint32 // seconds of nominal days of 86,400
 
@@ -42,11 +44,18 @@ type Product struct {
 	cycle     uint32
 	revision  uint16
 	quantity  uint32
-	since     uint32
 
-	firstSale, lastSale uint32
-	price               int64 // micros, of the last sale
-	pack, minimum       uint32
+	lastSale   uint32
+	price      float32 // of the last sale
+	band       uint8   // of the first price
+	size       float32 // units of a day with sales: the calendar counts such days, so that it sees how often rather than how much
+	ref        float32 // logarithm of the usual price; 0: not known
+	offerPrice float32 // logarithm of the price offered; 0: not known
+	deal       uint8   // of the offer, in 255ths
+	feature    uint8
+	group      uint16
+
+	pack, minimum uint32
 }
 
 // StockKnown tells whether a stock level was ever heard: without one there are
@@ -72,11 +81,11 @@ func (p *Product) Sale(at int64, units int64, price int64, s *Setting) (Signal, 
 	p.roll(at, s)
 	p.sold = add32(p.sold, units)
 	p.lastSale = seconds(at)
-	if p.firstSale == 0 {
-		p.firstSale = p.lastSale
-	}
 	if price > 0 {
-		p.price = price
+		p.price = float32(float64(price) / 1e6)
+		if p.band == 0 {
+			p.band = uint8(band(float64(p.price)))
+		}
 	}
 	p.stock(at, add32(p.onHand, -units))
 	return p.decide(at, causeSale, s)
@@ -232,10 +241,11 @@ func (p *Product) CloseDay(d Day, s *Setting) {
 // closeTo closes the days before d, a week's end at a time.
 func (p *Product) closeTo(d Day, s *Setting) {
 	for p.open < d {
-		weekEnd := p.first + 7*((p.open-p.first)/7+1)
+		week := Day(s.week())
+		weekEnd := p.first + week*((p.open-p.first)/week+1)
 		end := min(d, weekEnd)
 		for p.open < end {
-			if p.sold == 0 && p.outSeconds == 0 && p.allSeen(end, s) {
+			if p.sold == 0 && p.outSeconds == 0 && !p.offering() && p.allSeen(end, s) {
 				// Nothing happens before end: as many empty days, or days without stock.
 				if p.outSince == 0 {
 					p.empty += uint32(end - p.open)
@@ -250,7 +260,7 @@ func (p *Product) closeTo(d Day, s *Setting) {
 			p.closeOne(s)
 		}
 		if p.open == weekEnd {
-			p.endWeek()
+			p.endWeek(s)
 			p.startWeek(s)
 		}
 	}
@@ -265,6 +275,11 @@ func (p *Product) allSeen(end Day, s *Setting) bool {
 	return s.Observed.span(from, to) == to-from
 }
 
+// cutOff is what the sale that emptied the shelf was cut short by, in usual sales less
+// one unit: who wants more than is left takes what is left, and orders of a geometric
+// size have no memory. Where units are sold one by one nothing is added.
+const cutOff = 1.
+
 // closeOne closes the open day.
 func (p *Product) closeOne(s *Setting) {
 	start, end := s.Start(p.open), s.Start(p.open+1)
@@ -278,7 +293,7 @@ func (p *Product) closeOne(s *Setting) {
 	sold := float64(p.sold)
 	switch {
 	case seen == 0: // sales of a wholly unobserved day go with its exposure
-	case sold == 0 && exposure == 1:
+	case sold == 0 && exposure == 1 && !p.offering():
 		p.empty++
 		p.weekExposed += 86400
 	case sold == 0 && exposure == 0:
@@ -286,16 +301,85 @@ func (p *Product) closeOne(s *Setting) {
 		if sold > 0 {
 			exposure = max(exposure, minExposed) // a last minute's sales are no rate
 		}
-		anchor, now := p.prior(0, s), p.prior(p.empty, s)
-		for k := range p.experts {
-			p.experts[k] = p.experts[k].close(k, p.empty, sold, exposure, anchor, now)
+		if sold > 0 && int64(p.outSince)*second > start {
+			sold += cutOff * max(0, float64(p.size)-1)
 		}
+		p.learn(sold, exposure, s)
 		p.empty = 0
 		p.weekExposed += uint32(86400 * exposure)
 		p.weekSold = add32(p.weekSold, int64(p.sold))
 	}
 	p.open++
 	p.sold, p.outSeconds = 0, 0
+}
+
+// learn lets every expert see the open day. Cancelled sales of earlier days lower
+// the level and are no error.
+func (p *Product) learn(sold, exposure float64, s *Setting) {
+	d, cal := s.kept(), s.calendar()
+	launch := p.launch(s)
+	anchor := p.open - Day(p.empty)
+	c := cal.window(p.open, 1)
+	x, offered := p.offered()
+	lift := s.effect(p.group, x)
+	var a, b, v, m, mean [experts]float64
+	for k, e := range p.experts {
+		a[k], b[k] = float64(e.a), float64(e.b)*cal.mean(k, anchor, int(anchor-p.first))
+	}
+	rate, _ := rates(a, b, launch, s.period())
+	for k, e := range p.experts {
+		a[k], b[k], v[k], m[k] = e.grown(d[k], p.empty, rate[k], cal.mean(k, p.open, int(p.empty)))
+		mean[k] = b[k] * cal.mean(k, p.open, int(p.open-p.first))
+	}
+	rate, _ = rates(a, mean, launch, s.period())
+	if offered {
+		p.tellOffer(x, sold, rate, exposure*c, s)
+	}
+	for k := range p.experts {
+		mu := rate[k] * exposure * c * lift
+		g := d[k]
+		if exposure != 1 {
+			g = math.Pow(g, exposure)
+		}
+		miss := (max(sold, 0) - mu) / max(lift, 1)
+		mu /= max(lift, 1)
+		if p.open == p.first { // nobody knew: how far a launch is missed says nothing of a spread
+			miss, mu = 0, 0
+		}
+		p.experts[k] = expert{f32(g*a[k] + sold), f32(g*b[k] + exposure*lift), f32(g*v[k] + miss*miss), f32(g*m[k] + mu)}
+	}
+	if !(sold > 0) {
+		return
+	}
+	if p.size == 0 {
+		p.size = float32(sold)
+	}
+	if s.Tell != nil {
+		s.Tell(Stat{Kind: StatDay, Day: p.open, Units: min(sold/float64(p.size), 5)})
+	}
+	p.size += .1 * (float32(sold) - p.size)
+}
+
+// offering tells that a day cannot be counted as an empty one like the others,
+// because of what is offered on it.
+func (p *Product) offering() bool {
+	return p.offerPrice != 0 || p.deal > 0 || p.feature > 0
+}
+
+// tellOffer says what demand was under an offer, and lets the usual price drift to
+// the present one.
+func (p *Product) tellOffer(x [terms]float64, sold float64, rate [experts]float64, c float64, s *Setting) {
+	if p.offerPrice != 0 {
+		p.ref += float32(min(refDrift*s.period(), .5)) * (p.offerPrice - p.ref)
+	}
+	base := (rate[1] + rate[2]) / 2 * c
+	if s.Tell == nil || !(base > .5) || p.open-p.first < 2 {
+		return
+	}
+	s.Tell(Stat{
+		Kind: StatOffer, Day: p.open, Group: p.group, Features: x,
+		Effect: math.Log((max(sold, 0) + .5) / (base + .5)), Noise: effectNoise + 1/base,
+	})
 }
 
 // seconds of an instant, inside what the state can hold.

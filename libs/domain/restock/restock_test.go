@@ -2,9 +2,12 @@ package restock
 
 import (
 	"bytes"
+	"encoding/binary"
 	"math"
+	"strconv"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -26,21 +29,21 @@ func near(t *testing.T, what string, got, want, tolerance float64) {
 // printed tables.
 func TestDistributionsByHand(t *testing.T) {
 	// r = 1, p = 1/2: geometric, CDF 1 - 2^-(k+1).
-	g := Demand{1, 2}
+	g := Demand{Mean: 1, Variance: 2}
 	near(t, "geometric CDF(0)", g.CDF(0), .5, 1e-12)
 	near(t, "geometric CDF(3)", g.CDF(3), 15./16, 1e-12)
 	near(t, "geometric P(D>3)", g.Exceeds(3), 1./16, 1e-12)
 	// r = 2, p = 1/3: CDF(1) = p² (1 + 2 (1-p)) = 7/27.
-	near(t, "negative binomial CDF(1)", Demand{4, 12}.CDF(1), 7./27, 1e-12)
+	near(t, "negative binomial CDF(1)", Demand{Mean: 4, Variance: 12}.CDF(1), 7./27, 1e-12)
 	// Poisson(4) tables: .4335 at 3, .8893 at 6, .9786 at 8.
 	for k, want := range map[float64]float64{3: .4335, 6: .8893, 8: .9786} {
-		near(t, "Poisson(4)", Demand{4, 4}.CDF(k), want, 5e-5)
+		near(t, "Poisson(4)", Demand{Mean: 4, Variance: 4}.CDF(k), want, 5e-5)
 	}
 	for _, tc := range []struct {
 		d    Demand
 		tau  float64
 		want int64
-	}{{g, .49, 0}, {g, .51, 1}, {g, .93, 3}, {g, .94, 4}, {Demand{4, 4}, .95, 8}, {Demand{4, 4}, .5, 4}, {Demand{}, .99, 0}} {
+	}{{g, .49, 0}, {g, .51, 1}, {g, .93, 3}, {g, .94, 4}, {Demand{Mean: 4, Variance: 4}, .95, 8}, {Demand{Mean: 4, Variance: 4}, .5, 4}, {Demand{}, .99, 0}} {
 		if got := tc.d.Quantile(tc.tau); got != tc.want {
 			t.Errorf("Q(%g) of %+v is %d, want %d", tc.tau, tc.d, got, tc.want)
 		}
@@ -56,7 +59,7 @@ func TestDistributionsByHand(t *testing.T) {
 func TestDemandProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		mean := math.Exp(rapid.Float64Range(-7, 9).Draw(t, "log mean"))
-		d := Demand{mean, mean * (1 + math.Exp(rapid.Float64Range(-8, 5).Draw(t, "log dispersion")))}
+		d := Demand{Mean: mean, Variance: mean * (1 + math.Exp(rapid.Float64Range(-8, 5).Draw(t, "log dispersion")))}
 		a, b := rapid.Float64Range(.001, .999).Draw(t, "tau"), rapid.Float64Range(.001, .999).Draw(t, "tau'")
 		if a > b {
 			a, b = b, a
@@ -71,6 +74,10 @@ func TestDemandProperties(t *testing.T) {
 		if c := d.CDF(float64(low - 1)); low > 0 && c > a+1e-6 {
 			t.Errorf("CDF(Q(%g) - 1) is %g: not the smallest", a, c)
 		}
+		var both [2]int64
+		if d.Quantiles([]float64{a, b}, both[:]); both != [2]int64{low, high} {
+			t.Errorf("together %v, one at a time %d and %d", both, low, high)
+		}
 		if sum := d.CDF(float64(low)) + d.Exceeds(float64(low)); math.Abs(sum-1) > 1e-9 {
 			t.Errorf("CDF and its complement add up to %g", sum)
 		}
@@ -80,47 +87,58 @@ func TestDemandProperties(t *testing.T) {
 // TestBulkMeetsCounts: at a mean of 400 the two forms agree.
 func TestBulkMeetsCounts(t *testing.T) {
 	for _, tau := range []float64{.05, .5, .95, .99} {
-		a, b := Demand{400, 2000}.Quantile(tau), Demand{400.0001, 2000}.Quantile(tau)
+		a, b := Demand{Mean: 400, Variance: 2000}.Quantile(tau), Demand{Mean: 400.0001, Variance: 2000}.Quantile(tau)
 		if math.Abs(float64(a-b)) > 3 {
 			t.Errorf("Q(%g) jumps from %d to %d", tau, a, b)
 		}
 	}
 }
 
-// TestUpdateByHand follows one expert on paper: prior 1 a day worth 1 day, 3 sold,
-// then two empty days.
+// TestUpdateByHand follows the fast expert on paper: a launch of 1 a day worth 1 day,
+// 3 sold, then two empty days.
 func TestUpdateByHand(t *testing.T) {
-	p := prior{1, 1}
-	e := expert{}.close(0, 0, 3, 1, p, p)
-	if want := (expert{3, 1, 4, 1}); e != want { // (3-1)² and 1
-		t.Fatalf("after the sale %+v, want %+v", e, want)
+	s := DefaultSetting()
+	s.Policy.LaunchDays, s.Policy.LaunchRate = 1, 1
+	p := Product{known: true}
+	p.sold = 3
+	p.closeOne(&s)
+	for k, e := range p.experts {
+		if want := (expert{3, 1, 0, 0}); e != want { // how far a launch is missed is no spread
+			t.Fatalf("expert %d after the launch %+v, want %+v", k, e, want)
+		}
 	}
-	a, b, v, m := e.grown(0, 2, p)
-	// rate (3+1)/(1+1) = 2; g = .9025; sum = 1 + .95.
-	near(t, "a", a, .9025*3, 1e-12)
-	near(t, "b", b, .9025+1.95, 1e-12)
-	near(t, "V", v, .9025*4+4*1.95, 1e-12)
-	near(t, "M", m, .9025+2*1.95, 1e-12)
-	l := e.level(0, 2, p, p)
-	near(t, "rate", l.rate, 3.7075/3.8525, 1e-12)
-	near(t, "dispersion", l.phi, (11.41+2)/(4.8025+1), 1e-12)
-	mean, variance := level{rate: 2, certain: 4, phi: 1.5}.demand(3)
+	q := p
+	q.sold = 5
+	q.closeOne(&s)
+	for k, e := range q.experts {
+		d := kept(1)[k]
+		rate := []float64{8. / 3, 7. / 3, 2}[k]
+		near(t, "a", float64(e.a), d*3+5, 1e-6)
+		near(t, "b", float64(e.b), d+1, 1e-6)
+		near(t, "V", float64(e.v), (5-rate)*(5-rate), 1e-5)
+		near(t, "M", float64(e.m), rate, 1e-6)
+	}
+	// The slow expert has (3+1)/(1+1) = 2; the next adds two days of that, the fast one a
+	// day of what comes of it.
+	rate, certain := rates([experts]float64{3, 3, 3}, [experts]float64{1, 1, 1}, prior{1, 1}, 1)
+	near(t, "slow", rate[2], 2, 1e-12)
+	near(t, "middle", rate[1], (3+2*2)/3., 1e-12)
+	near(t, "fast", rate[0], (3+7./3)/2, 1e-12)
+	near(t, "certainty of the fast", certain[0], 2, 1e-12)
+	a, b, v, m := p.experts[0].grown(.9, 2, 2, 1)
+	// g = .81; sum = 1 + .9.
+	near(t, "a", a, .81*3, 1e-6)
+	near(t, "b", b, .81+1.9, 1e-6)
+	near(t, "V", v, 4*1.9, 1e-6)
+	near(t, "M", m, 2*1.9, 1e-6)
+	mean, variance := level{rate: 2, certain: 4, phi: 1.5}.demand(3, 3)
 	near(t, "mean", mean, 6, 1e-12)
 	near(t, "variance", variance, 1.5*6+1.5*2*9/4+.02*36, 1e-12)
-	half := expert{}.close(0, 0, 0, .5, p, p)
-	if want := (expert{0, .5, .25, .5}); half != want {
-		t.Errorf("half a day in stock: %+v, want %+v", half, want)
+	half := Product{known: true, first: -1, outSeconds: 43200}
+	half.closeOne(&s)
+	if want := (expert{0, .5, .25, .5}); half.experts[0] != want {
+		t.Errorf("half a day in stock: %+v, want %+v", half.experts[0], want)
 	}
-}
-
-// TestLaunchPriorFades: it is all a new product has, and nothing to an old one.
-func TestLaunchPriorFades(t *testing.T) {
-	s := DefaultSetting()
-	var p Product
-	if got := p.prior(0, &s); got != (prior{5, .2}) {
-		t.Errorf("at launch %+v", got)
-	}
-	near(t, "after 34 days", p.prior(34, &s).days, 5*math.Pow(.98, 34), 1e-9)
 }
 
 func TestLeadTimeByHand(t *testing.T) {
@@ -548,6 +566,7 @@ func TestValidateReportsEverything(t *testing.T) {
 
 func BenchmarkUpdate(b *testing.B) {
 	s := DefaultSetting()
+	b.ReportAllocs()
 	p := Product{known: true, empty: 3}
 	p.startWeek(&s)
 	for b.Loop() {
@@ -569,11 +588,11 @@ func BenchmarkForecast(b *testing.B) {
 		}
 	})
 	b.Run("quantiles", func(b *testing.B) {
-		d := e.over(28)
+		taus := []float64{.1, .25, .5, .75, .9, .95, .99}
+		var out [7]int64
+		b.ReportAllocs()
 		for b.Loop() {
-			for _, tau := range [7]float64{.1, .25, .5, .75, .9, .95, .99} {
-				d.Quantile(tau)
-			}
+			e.over(28).Quantiles(taus, out[:])
 		}
 	})
 }
@@ -628,4 +647,190 @@ func TestOutBeforeIsStockOut(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestShortage: E(D-s)+ is what adding up 1 - F(k) leaves of the mean, and fill
+// points are the smallest that do.
+func TestShortage(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		mean := math.Exp(rapid.Float64Range(-3, 7).Draw(t, "log mean"))
+		d := Demand{Mean: mean, Variance: mean * (1 + math.Exp(rapid.Float64Range(-8, 3).Draw(t, "log dispersion")))}
+		s := rapid.IntRange(0, int(3*mean)+5).Draw(t, "stock")
+		left := d.Mean
+		for k := range s {
+			left -= d.Exceeds(float64(k))
+		}
+		// Above a mean of 400 the two are one but for the continuous form.
+		tolerance := 1e-6 * mean
+		if mean > bulk {
+			tolerance = .01 * mean
+		}
+		if got := d.Short(float64(s)); math.Abs(got-max(0, left)) > tolerance+1e-9 {
+			t.Fatalf("short %g of a stock of %d, want %g", got, s, left)
+		}
+		betas := []float64{.5, .9, .95, .99}
+		var out [4]int64
+		order := rapid.Float64Range(1, 500).Draw(t, "order")
+		d.FillPoints(betas, order, out[:])
+		for i, b := range betas {
+			allowed := (1 - b) * order
+			if d.Short(float64(out[i])) > allowed*(1+1e-6)+tolerance || out[i] > 0 && d.Short(float64(out[i]-1)) < allowed*(1-1e-6)-tolerance {
+				t.Fatalf("fill %g of %g at %d: short %g, one less %g, allowed %g", b, order, out[i], d.Short(float64(out[i])), d.Short(float64(out[i]-1)), allowed)
+			}
+		}
+	})
+}
+
+// TestPoolLearnsTheShop: a shop that is closed on Saturdays, and sells twice as often in
+// the last quarter of the year.
+func TestPoolLearnsTheShop(t *testing.T) {
+	s := DefaultSetting()
+	pool := NewPool(1)
+	s.Tell = pool.Add
+	products := make([]Product, 40)
+	first := s.Day(noon(0))
+	const n = 430
+	for d := range n {
+		day := first + Day(d)
+		if weekday(day) != 2 {
+			units := int64(4)
+			for i := range products {
+				// Every other day in spring and summer, every day in autumn.
+				if season(day, 1) < 39 && (d+i)%2 == 0 {
+					continue
+				}
+				products[i].Sale(noon(d), units+int64((d*7+i*13)%3-1), 5e6, &s)
+			}
+		}
+		for i := range products {
+			products[i].CloseDay(day, &s)
+		}
+		if d%7 == 6 {
+			s.Layer = pool.Layer(day + 1)
+		}
+	}
+	var saturday, monday float64
+	for d := Day(n); d < n+14; d++ {
+		w := s.Layer.calendar.window(first+d, 1)
+		switch weekday(first + d) {
+		case 2:
+			saturday += w
+		case 4:
+			monday += w
+		}
+	}
+	if !(saturday < .1*monday) {
+		t.Errorf("Saturdays weigh %g, Mondays %g", saturday, monday)
+	}
+	at := products[0].open
+	spring, late := s.Layer.calendar.window(at+60, 28), s.Layer.calendar.window(at+250, 28)
+	if !(late > 1.15*spring) {
+		t.Errorf("the last quarter weighs %g, spring %g", late, spring)
+	}
+	d, mean := products[0].Demand(28, nil, &s)
+	if !(mean > 40 && mean < 140) || d.Quantile(.5) <= 0 {
+		t.Errorf("28 days of 2 to 4 on 24 of them: mean %g, %+v", mean, d)
+	}
+}
+
+// TestOffersAreLearnt: demand of price^-2 is found, and a plan moves the forecast by it.
+func TestOffersAreLearnt(t *testing.T) {
+	s := DefaultSetting()
+	s.Period = 7
+	pool := NewPool(7)
+	s.Tell = pool.Add
+	products := make([]Product, 30)
+	for w := range 120 {
+		for i := range products {
+			price := []float64{1, 1, .7, 1, 1.1}[(w+i)%5]
+			products[i].Offer(noon(w), Offer{Price: price}, &s)
+			products[i].Sale(noon(w), int64(200*math.Pow(price, -2)+.5), int64(price*1e6), &s)
+		}
+		for i := range products {
+			products[i].CloseDay(s.Day(noon(w)), &s)
+		}
+		s.Layer = pool.Layer(s.Day(noon(w)) + 1)
+	}
+	near(t, "elasticity", s.Layer.effects[0].beta[0], -2, .15)
+	_, usual := products[0].Demand(1, []Offer{{Price: 1}}, &s)
+	_, cheap := products[0].Demand(1, []Offer{{Price: .7}}, &s)
+	near(t, "lift", cheap/usual, math.Pow(.7, -2), .15)
+}
+
+// TestWarpInverts: level and share are inverse, whatever the histogram.
+func TestWarpInverts(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var h pit
+		for range rapid.IntRange(0, 400).Draw(t, "outcomes") {
+			low := rapid.Float64Range(-.1, 1.1).Draw(t, "low")
+			h.add(low, low+rapid.Float64Range(0, 1).Draw(t, "width"))
+		}
+		w := h.warp()
+		u := rapid.Float64Range(0, 1).Draw(t, "u")
+		if got := w.level(w.share(u)); math.Abs(got-u) > 1e-6 {
+			t.Fatalf("level(share(%g)) is %g", u, got)
+		}
+		if v := w.share(min(1, u+.1)); v < w.share(u) {
+			t.Fatalf("share falls from %g to %g", w.share(u), v)
+		}
+	})
+}
+
+// TestFirstVersionIsRead: what the first version packed still is a product.
+func TestFirstVersionIsRead(t *testing.T) {
+	old := make([]byte, firstBytes)
+	old[0], old[1] = firstVersion, flagKnown|flagStock
+	binary.LittleEndian.PutUint32(old[2:], math.Float32bits(30)) // a of the fast expert
+	binary.LittleEndian.PutUint32(old[6:], math.Float32bits(10)) // b
+	binary.LittleEndian.PutUint64(old[firstBytes-11:], 2_500_000)
+	var p Product
+	if err := p.UnmarshalBinary(old); err != nil {
+		t.Fatal(err)
+	}
+	if p.experts[0].a != 30 || p.experts[0].b != 10 || p.price != 2.5 || !p.stockKnown || p.longSold != spoilt {
+		t.Errorf("%+v", p)
+	}
+	again, err := p.MarshalBinary()
+	if err != nil || len(again) != StateBytes || again[0] != stateVersion {
+		t.Errorf("packed again: %d bytes of version %d (%v)", len(again), again[0], err)
+	}
+}
+
+// BenchmarkEntities: time and memory a product, from 10^4 to 10^6 of them, in random
+// order: a day's sale and its close, and seven quantiles of 28 days.
+func BenchmarkEntities(b *testing.B) {
+	for _, n := range []int{1e4, 1e5, 1e6} {
+		s := DefaultSetting()
+		all := make([]Product, n)
+		for i := range all {
+			sell(&all[i], 0, 3, int64(1+i%9), &s)
+		}
+		b.Run("update/"+strconv.Itoa(n), func(b *testing.B) {
+			i, day := 0, 3
+			for b.Loop() {
+				i += 7919
+				if i >= n {
+					i -= n
+					day++
+				}
+				p := &all[i]
+				p.sold = 2
+				p.closeOne(&s)
+			}
+			b.ReportMetric(float64(unsafe.Sizeof(Product{})), "B/product")
+			b.ReportMetric(StateBytes, "B/packed")
+		})
+		b.Run("quantiles/"+strconv.Itoa(n), func(b *testing.B) {
+			taus := []float64{.1, .25, .5, .75, .9, .95, .99}
+			var out [7]int64
+			i := 0
+			for b.Loop() {
+				if i += 7919; i >= n {
+					i -= n
+				}
+				d, _ := all[i].Demand(28, nil, &s)
+				d.Quantiles(taus, out[:])
+			}
+		})
+	}
 }

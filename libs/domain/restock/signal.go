@@ -324,7 +324,7 @@ func (p *Product) quantities(o *outlook, s *Setting, x *plan) {
 	x.reorder, x.reasons = o.need(s.Policy.ServiceLevel, s)
 	rate := o.ensemble.rate()
 	batch := rate * s.Policy.OrderDays
-	if h := s.Policy.HoldingRate * float64(p.price) / 1e6; s.Policy.OrderCost > 0 && h > 0 {
+	if h := s.Policy.HoldingRate * float64(p.price); s.Policy.OrderCost > 0 && h > 0 {
 		batch = math.Sqrt(2 * s.Policy.OrderCost * 365 * rate / h)
 	}
 	x.upTo = x.reorder + units(math.Ceil(max(batch, rate*s.Policy.ReviewDays)))
@@ -374,7 +374,7 @@ func (p *Product) decide(now int64, c cause, s *Setting) (Signal, bool) {
 	switch kind {
 	case Raised:
 		p.signalled, p.cycle, p.revision = true, p.cycle+1, 0
-		p.severity, p.quantity, p.since = x.severity, uint32(min(x.amount, maxUnits)), seconds(now)
+		p.severity, p.quantity = x.severity, uint32(min(x.amount, maxUnits))
 	case Updated:
 		if p.revision < math.MaxUint16 {
 			p.revision++
@@ -402,7 +402,7 @@ func (p *Product) decide(now int64, c cause, s *Setting) (Signal, bool) {
 		}
 		g.ReorderPoint, _ = o.need(s.Policy.ServiceLevel, s)
 		g.Reasons = []Reason{{code, float64(o.position)}}
-		p.signalled, p.severity, p.quantity, p.since = false, 0, 0, 0
+		p.signalled, p.severity, p.quantity = false, 0, 0
 		return g, true
 	}
 	g.Reasons = append(x.reasons, Reason{ReasonOnHand, float64(onHand)})
@@ -477,3 +477,38 @@ func (p *Product) NextWake(now int64, offset int64, s *Setting) (int64, bool) {
 	}
 	return max(now, due(high)), true
 }
+
+// Demand returns the demand over so many periods from the start of the open day,
+// and its mean with every expert counting the same. A plan says what is offered in
+// the first of them; where it ends, the offer is the usual one.
+func (p *Product) Demand(window float64, plan []Offer, s *Setting) (d Demand, mean float64) {
+	e := p.at(s)
+	if len(plan) == 0 {
+		return e.over(window), e.mean(window)
+	}
+	c := e.cal.window(e.now, window)
+	lifted := c
+	for i, o := range plan[:min(len(plan), int(window))] {
+		day := e.cal.window(e.now+Day(i), 1)
+		lift := s.effect(p.group, features(o, float64(p.ref)))
+		c += day * (lift - 1)
+		lifted += day * (lift*max(lift, 1) - 1)
+	}
+	for _, l := range e.levels {
+		mean += l.rate * c / experts
+	}
+	return e.weighing(c, lifted, window), mean
+}
+
+// OverLead returns the demand over a lead time and a review from the start of the
+// open day, for a belief about the lead time that the caller has, and the mean rate
+// a day of that time.
+func (p *Product) OverLead(l LeadTime, review float64, s *Setting) (d Demand, rate float64) {
+	e := p.at(s)
+	window := max(l.Mean+review, 1e-3)
+	return e.overLead(l.points(), review), e.mean(window) / window
+}
+
+// LineValue is what an order line of the product is worth: its price for the units of a
+// day with sales; 0 where either is not known.
+func (p *Product) LineValue() float64 { return float64(p.price) * float64(p.size) }

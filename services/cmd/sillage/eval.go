@@ -26,7 +26,7 @@ are found by their usual names; --map NAME=COLUMN names others, and --header nam
 a file without a header line. --json prints one object a line,
 --report DIR writes a page with plots that needs no network, and the plots as PNG files.`,
 	}
-	c.AddCommand(evalRecommendCommand(), evalChurnCommand())
+	c.AddCommand(evalRecommendCommand(), evalChurnCommand(), evalRestockCommand())
 	return c
 }
 
