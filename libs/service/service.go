@@ -21,7 +21,8 @@ type Component struct {
 	// Returning earlier ends the process.
 	Run func(ctx context.Context) error
 	// Ready returns nil when others may rely on the component, and what is
-	// wrong otherwise. Nil: as soon as it runs.
+	// wrong otherwise: [ErrBehind] where nothing is, but it has a lot to read.
+	// Nil: as soon as it runs.
 	Ready func(ctx context.Context) error
 	// Detail says what people should know of a component that is ready; nil, or
 	// "": nothing.
@@ -31,9 +32,14 @@ type Component struct {
 	Close func()
 }
 
+// ErrBehind says that a component works, and is not ready because of all it has
+// to read first. The process waits for it as long as it takes, not ready: to end
+// would mean to begin again.
+var ErrBehind = errors.New("it is catching up")
+
 // Config bounds starting and stopping.
 type Config struct {
-	Start time.Duration `yaml:"start" usage:"how long a part may take until it is ready"`
+	Start time.Duration `yaml:"start" usage:"how long a part may take until it is ready, or catches up"`
 	Stop  time.Duration `yaml:"stop" usage:"how long a graceful stop may take, all parts together"`
 }
 
@@ -137,12 +143,14 @@ func (g *Group) await(ctx context.Context, p *part, failed chan *part) error {
 	if p.Ready == nil {
 		return nil
 	}
-	limit, cancel := context.WithTimeout(ctx, g.cfg.Start)
-	defer cancel()
+	limit := time.NewTimer(g.cfg.Start)
+	defer limit.Stop()
 	t := time.NewTicker(20 * time.Millisecond)
 	defer t.Stop()
 	for {
-		err := p.Ready(limit)
+		asked, cancel := context.WithTimeout(ctx, g.cfg.Start)
+		err := p.Ready(asked)
+		cancel()
 		if err == nil {
 			return nil
 		}
@@ -150,11 +158,14 @@ func (g *Group) await(ctx context.Context, p *part, failed chan *part) error {
 		case <-t.C:
 		case bad := <-failed:
 			return ended(bad)
-		case <-limit.Done():
-			if ctx.Err() != nil {
-				return nil
+		case <-ctx.Done():
+			return nil
+		case <-limit.C:
+			if !errors.Is(err, ErrBehind) {
+				return fmt.Errorf("%s: not ready after %v: %w", p.Name, g.cfg.Start, err)
 			}
-			return fmt.Errorf("%s: not ready after %v: %w", p.Name, g.cfg.Start, err)
+			g.log.Warn("not ready yet", slog.String("part", p.Name), slog.Any("err", err))
+			limit.Reset(g.cfg.Start)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package service_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -118,6 +119,28 @@ func TestOneThatNeverGetsReadyIsNamed(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 		time.Sleep(time.Hour) // its goroutine ends
+	})
+}
+
+// TestWhoCatchesUpIsWaitedFor: a part that only has a lot to read is not taken for
+// one that is broken, however long it takes.
+func TestWhoCatchesUpIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		g := service.New(service.DefaultConfig(), quiet())
+		begin := time.Now()
+		err := g.Run(ctx, cancel, service.Component{
+			Name: "reader", Run: func(ctx context.Context) error { <-ctx.Done(); return nil },
+			Ready: func(context.Context) error {
+				if time.Since(begin) < 10*time.Minute {
+					return fmt.Errorf("behind: %w", service.ErrBehind)
+				}
+				return nil
+			},
+		})
+		if took := time.Since(begin); err != nil || took < 10*time.Minute {
+			t.Errorf("%v after %v", err, took)
+		}
 	})
 }
 

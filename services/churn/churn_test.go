@@ -164,7 +164,7 @@ func TestSilenceRaisesAtTheCrossingAndAnOrderRecovers(t *testing.T) {
 func TestAPinnedModelDecides(t *testing.T) {
 	setting := domain.DefaultSetting()
 	setting.Params.Alpha /= 3 // gaps are expected to be shorter
-	setting.Correction = &domain.Correction{}
+	setting.Correction = &domain.Correction{Intercept: .2}
 	m := domain.ModelOf("hasty", setting, domain.Learnt{Customers: 7})
 	file := filepath.Join(t.TempDir(), "hasty.json")
 	write := func(m domain.Model) {
@@ -206,6 +206,13 @@ func TestAPinnedModelDecides(t *testing.T) {
 	codes := map[string]bool{}
 	for _, r := range pinned.Reasons {
 		codes[r.Code] = r.Text != ""
+	}
+	nothing := cfg
+	nothing.Model = &domain.Model{Name: "base", HorizonDays: m.HorizonDays, Params: m.Params, Value: m.Value, Correction: &domain.Correction{}}
+	for _, r := range due(nothing).Reasons {
+		if r.Code == domain.ReasonRhythm || r.Text == "" {
+			t.Errorf("a correction that corrects nothing is a reason: %+v", r)
+		}
 	}
 	if !codes[domain.ReasonRhythm] || !codes[domain.ReasonSilence] {
 		t.Errorf("reasons %+v", pinned.Reasons)

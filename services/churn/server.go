@@ -2,7 +2,6 @@ package churn
 
 import (
 	"context"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -85,15 +84,11 @@ func (s *Server) GetRisk(ctx context.Context, r *churnv1.GetRiskRequest) (*churn
 		res.UsualGapDays = append(res.UsualGapDays, setting.Params.NextOrderQuantile(last, q))
 	}
 	if !c.Raised() && !c.Objected() {
-		if age, ok := setting.Params.Crossing(h, setting.Policy.Theta, setting.Policy.HorizonDays); ok {
-			left := max(0, age-h.Age)
-			res.CrossingMs = (at + int64(left*float64(24*time.Hour/time.Microsecond))) / 1000
+		if crossing, ok := c.Crossing(setting); ok {
+			res.CrossingMs = max(at, crossing) / 1000
 		}
 	}
-	res.Reasons = wire([]Reason{{
-		Code: "silence", Value: round(res.SilenceDays), Typical: round(res.UsualGapDays[1]),
-		Text: "Days of silence, beside the median gap expected of this customer.",
-	}})
+	res.Reasons = wire(reasons(c.Reasons(at, setting)))
 	return res, nil
 }
 

@@ -154,6 +154,10 @@ func reasons(all []churn.Reason) []Reason {
 			}
 		case churn.ReasonSilence:
 			s.Text = fmt.Sprintf("Silent for %.0f days; half of the gaps expected of this customer are shorter than %.0f.", r.Value, r.Typical)
+		case churn.ReasonRhythm:
+			s.Text = fmt.Sprintf("With what became of customers of such gaps and spend, %.0f %% instead of %.0f %%.", 100*r.Value, 100*r.Typical)
+		case churn.ReasonBehaviour:
+			s.Text = "Visits, searches, carts and reactions to mails of the last weeks."
 		case churn.ReasonMaxSilence:
 			s.Text = fmt.Sprintf("Silent for %.0f days, which is the most anybody is left alone.", r.Value)
 		}

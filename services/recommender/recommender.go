@@ -94,7 +94,7 @@ func Part(h *host.Host, cfg Config) (host.Part, error) {
 				// Ready once the index has been up to date: an hour of deltas
 				// behind would answer badly, a second is nothing.
 				if lag := view.Lag(); !caught.Load() && (lag < 0 || lag > 1000) {
-					return fmt.Errorf("index is %d records behind", lag)
+					return fmt.Errorf("index is %d records behind: %w", lag, service.ErrBehind)
 				}
 				caught.Store(true)
 				return nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"sort"
 	"strconv"
 	"strings"
@@ -216,8 +217,11 @@ func (x *Index) Restore(r io.Reader, logIDs map[string]string) (map[stream.Place
 	return next, nil
 }
 
-// Save writes a snapshot to a file, whole or not at all.
+// Save writes a snapshot to a file, whole or not at all, and makes its directory.
 func (x *Index) Save(name string, next map[stream.Place]int64, logIDs map[string]string) error {
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return fmt.Errorf("save a snapshot: %w", err)
+	}
 	tmp := name + ".tmp"
 	f, err := os.Create(tmp)
 	if err != nil {

@@ -262,7 +262,9 @@ func (c *Customer) reasons(h History, now int64, s *Setting) []Reason {
 			behaviour += w * f[i]
 		}
 	}
-	all = append(all, Reason{ReasonRhythm, sigmoid(logit(base) + s.Correction.Intercept + rhythm), base, s.Correction.Intercept + rhythm})
+	if by := s.Correction.Intercept + rhythm; by != 0 {
+		all = append(all, Reason{ReasonRhythm, sigmoid(logit(base) + by), base, by})
+	}
 	if behaviour != 0 {
 		d := max(0, days(now-int64(c.behaved)*second))
 		all = append(all, Reason{ReasonBehaviour, c.quarter.value() * math.Exp2(-d/quarterHalf), 0, behaviour})
