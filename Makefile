@@ -123,6 +123,11 @@ bench: ## Run the micro benchmarks that match BENCH, then the figures of the who
 	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -count $(COUNT) -benchmem $$(go list $(PACKAGES) | grep -v internal/e2e) | tee $(BIN)/bench.txt
 	go test -run '^$$' -bench '$(BENCH)' -benchtime 1x -timeout 30m ./services/internal/e2e | tee -a $(BIN)/bench.txt
 
+.PHONY: bench-domain
+bench-domain: ## Time, memory and speed of the three predictors, with tables from 10^4 to 10^6; on SILLAGE_DATA where it is set
+	@mkdir -p $(BIN)
+	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem -timeout 60m ./libs/domain/... | tee $(BIN)/bench-domain.txt
+
 .PHONY: bench-real
 bench-real: ## The figures of the whole, on an Apache Kafka and a Redis of their own, too
 	@mkdir -p $(BIN)
