@@ -242,6 +242,9 @@ func TestDiginetica(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIPPED: a minute of computing")
 	}
+	if raced {
+		t.Skip("SKIPPED: ten minutes with the race detector; .ci/run takes it without")
+	}
 	r := openData(t, "diginetica_sessions.csv.gz")
 	var train, test []walked
 	for k, row := range r[1:] {
