@@ -97,9 +97,9 @@ chaos: ## Break processes, broker and store 60 times, embedded and real, and cou
 
 .PHONY: chaos-full
 chaos-full: FAULTS = 300
-chaos-full: EVENTS = 2500000
+chaos-full: EVENTS = 5000000
 chaos-full: CHAOS += -chaos.rate 6000 -chaos.batch 500
-chaos-full: chaos-scenarios ## The same with 300 faults and 2.5 million events on each system, and the scenarios
+chaos-full: chaos-scenarios ## The same with 300 faults and 5 million events on each system, and the scenarios
 	$(break)
 
 .PHONY: chaos-soak

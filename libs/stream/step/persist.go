@@ -247,7 +247,11 @@ func (p *Partition[S]) low() int64 {
 }
 
 // Settled is called when the batch is in the store.
-func (p *Partition[S]) Settled() { clear(p.reading) }
+func (p *Partition[S]) Settled() {
+	if len(p.reading) > 0 { // after a claim: the room of many goes with them
+		p.reading = map[string]bool{}
+	}
+}
 
 // Dump returns the whole state in key order, as the store holds it between
 // two batches.
