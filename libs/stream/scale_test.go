@@ -192,9 +192,10 @@ func TestOrderAndStateWhileInstancesComeAndGo(t *testing.T) {
 		waitFor(t, "the other two have all", func() bool { return all(second, third) })
 		waitFor(t, "the other two work", moved(second, third))
 		end()
-		// Beyond what tests before this one have told a log that outlives them, and not
-		// so far that those behind it could not go on from there.
-		f.tick(12_000)
+		// Beyond what tests before this one have told a log that outlives them (one of
+		// them goes through 18 s, and may have begun 4 s ago), and not so far that those
+		// behind it could not go on from there.
+		f.tick(30_000)
 		waitFor(t, "all is folded", func() bool { return caught(t, at, 2*partitions, second, third) })
 		stopSecond()
 		stopThird()
