@@ -94,10 +94,18 @@ func (s shades) look(i int) look {
 		l.width = 2.4
 	}
 	marks := []draw.GlyphDrawer{
-		corners{sides: 24, full: true}, corners{sides: 4, turn: math.Pi / 4, full: true}, corners{sides: 3, turn: math.Pi / 2, full: true},
-		corners{sides: 4, full: true}, corners{sides: 3, turn: -math.Pi / 2, full: true}, arms{turn: math.Pi / 4},
-		corners{sides: 24}, corners{sides: 4, turn: math.Pi / 4}, corners{sides: 3, turn: math.Pi / 2},
-		corners{sides: 4}, corners{sides: 3, turn: -math.Pi / 2}, arms{},
+		corners{sides: 24, full: true},
+		corners{sides: 4, turn: math.Pi / 4, full: true},
+		corners{sides: 3, turn: math.Pi / 2, full: true},
+		corners{sides: 4, full: true},
+		corners{sides: 3, turn: -math.Pi / 2, full: true},
+		arms{turn: math.Pi / 4},
+		corners{sides: 24},
+		corners{sides: 4, turn: math.Pi / 4},
+		corners{sides: 3, turn: math.Pi / 2},
+		corners{sides: 4},
+		corners{sides: 3, turn: -math.Pi / 2},
+		arms{},
 	}
 	l.mark = marks[i%len(marks)]
 	return l
