@@ -33,7 +33,8 @@
 // A [Policy] has one of three targets. Cycle service asks for a stock of s = Q_tau(demand
 // over lead time and review); economic is the same with the newsvendor's tau = Cu/(Cu +
 // Co), the cost of a unit missed and of one too many; fill rate asks for the smallest s
-// with E(demand - s)+ <= (1 - beta) Q, where Q is what one order brings, in packs. The
+// with E(demand - s)+ <= (1 - beta) Q, where Q is what one order brings: its packs, and
+// what the position is below s when it is placed. The
 // level to order up to is S = s + max(Q, demand of a review), Q being some days of demand
 // or the economic quantity; no more than the longest cover and the shelf life allow is
 // ordered, but a supplier's minimum always is, and the reasons say so. [Spend] chooses among

@@ -362,6 +362,32 @@ func TestNeedRises(t *testing.T) {
 	})
 }
 
+// TestPointsAreNeeds: many at once, or one at a time.
+func TestPointsAreNeeds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := DefaultSetting()
+		s.Policy = anyPolicy(t)
+		var p Product
+		now := noon(0)
+		for range rapid.IntRange(1, 25).Draw(t, "facts") {
+			now, _, _ = act(t, &p, now, &s)
+		}
+		levels := []float64{.5, .77, .95, .999}
+		var out [4]int64
+		rate := p.Points(p.LeadTime(&s), levels, out[:], &s)
+		for i, level := range levels {
+			c := s
+			c.Policy.ServiceLevel, c.Policy.FillRate, c.Policy.Margin = level, level, level
+			if n := p.Need(now, 0, &c); n.Units != out[i] {
+				t.Fatalf("%s of %g: point %d, need %d", s.Policy.Target, level, out[i], n.Units)
+			}
+		}
+		if !(rate >= 0) {
+			t.Fatalf("rate %g", rate)
+		}
+	})
+}
+
 // TestCapsAreTold: what the supplier's minimum breaks is ordered, and said.
 func TestCapsAreTold(t *testing.T) {
 	reasons := func(change func(*Policy), minimum uint32) (Signal, map[string]float64) {

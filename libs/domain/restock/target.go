@@ -61,11 +61,11 @@ func (p *Product) aim(o *outlook, s *Setting) {
 	}
 	switch g.target {
 	case FillRate:
-		g.lot = p.lot(g, s)
+		g.lot = p.lot(o, s)
 		g.level, g.trigger = y.FillRate, 1-y.FillRate
 		g.lack = o.demand.Short(float64(o.position)) / g.lot
 	case Economic:
-		g.lot = p.lot(g, s)
+		g.lot = p.lot(o, s)
 		g.level = y.critical(g.lot / max(g.rate, 1e-9))
 		g.lack, g.trigger = o.risk, 1-g.level
 	default:
@@ -82,15 +82,31 @@ func (p *Product) aim(o *outlook, s *Setting) {
 	}
 }
 
-// lot is what one order brings: the batch inside what the caps allow it at the most, then
-// the minimum, in packs.
-func (p *Product) lot(g *goal, s *Setting) float64 {
+// lot is what one order brings on average: the batch inside what the caps allow it at the
+// most, then the minimum, in packs; and what the position has fallen short of the reorder
+// point when the order is placed, the undershoot.
+func (p *Product) lot(o *outlook, s *Setting) float64 {
+	g := &o.goal
 	q := min(math.Ceil(g.batch), max(1, math.Ceil(g.rate*s.Policy.MaxCoverDays)))
 	if s.Policy.ShelfDays > 0 {
 		q = min(q, max(1, math.Ceil(g.rate*s.Policy.ShelfDays)))
 	}
-	return float64(p.packed(max(units(q), int64(p.minimum), 1)))
+	return float64(p.packed(max(units(q), int64(p.minimum), 1))) + o.undershoot(s)
 }
+
+// undershoot is by how much the sale that takes the position to the reorder point, or the
+// demand of the review in which it does, goes beyond it: (E X²/E X - 1)/2 units for X units at
+// a time, by renewal theory (Tijms, Stochastic Models, 1994).
+func (o *outlook) undershoot(s *Setting) float64 {
+	d := o.ensemble.over(max(s.Policy.ReviewDays, leastReview))
+	if !(d.Mean > nothing) {
+		return 0
+	}
+	return max(0, (d.Variance/d.Mean+d.Mean-1)/2)
+}
+
+// leastReview is the window in days whose demand stands for one sale.
+const leastReview = 1. / 24
 
 // packed rounds up to whole packs.
 func (p *Product) packed(amount int64) int64 {
@@ -112,4 +128,36 @@ func (g *goal) point(d Demand) int64 {
 		n = max(n, 1)
 	}
 	return n
+}
+
+// Points puts into out the reorder points of the policy's target for every level, which
+// rise, and returns the mean rate a day: for a belief about the lead time that the caller
+// has, from the start of the open day. A level is a service level, a fill rate, or, of an
+// economic target, a margin.
+func (p *Product) Points(l LeadTime, levels []float64, out []int64, s *Setting) (rate float64) {
+	o := outlook{ensemble: p.at(s), lead: l, points: l.points()}
+	o.demand = o.ensemble.overLead(o.points, s.Policy.ReviewDays)
+	p.aim(&o, s)
+	g := &o.goal
+	switch g.target {
+	case FillRate:
+		o.demand.FillPoints(levels, g.lot, out)
+	case Economic:
+		y := s.Policy
+		for i, margin := range levels {
+			y.Margin = margin
+			out[i] = o.demand.Quantile(y.critical(g.lot / max(g.rate, 1e-9)))
+		}
+	default:
+		o.demand.Quantiles(levels, out)
+	}
+	for i := range levels {
+		if g.stocked {
+			out[i] = max(out[i], 1)
+		}
+		if g.shelf > 0 {
+			out[i] = min(out[i], g.shelf)
+		}
+	}
+	return g.rate
 }
