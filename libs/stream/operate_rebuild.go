@@ -335,7 +335,7 @@ func (o *Operator) Rebuild(ctx context.Context, p Processor, partition int32, op
 			continue
 		}
 		st := b.state(fence, fence.Voice)
-		r.To, r.Entities, r.Digest = b.fence.Next, len(st.Entities)-1, digest(st.Entities)
+		r.To, r.Entities, r.Digest = b.fence.Next, b.folder.Status().Entities, digest(st.Entities)
 		if r.Changed, r.Examples, err = o.compare(ctx, f, st, raw); err != nil {
 			if errors.Is(err, errMoved) && n < maxTries {
 				continue
@@ -511,7 +511,7 @@ func (o *Operator) drop(ctx context.Context, f frame, opt RebuildOptions) (Rebui
 	r.Rate = float64(r.To-r.From) / max(r.Elapsed.Seconds(), 1e-9)
 	if r.Verified, err = o.proven(ctx, b); err == nil {
 		all := b.folder.Dump()
-		r.Entities, r.Digest = len(all)-1, digest(all)
+		r.Entities, r.Digest = b.folder.Status().Entities, digest(all)
 	}
 	return r, err
 }

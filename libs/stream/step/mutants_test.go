@@ -106,6 +106,12 @@ func mutants() []mutant {
 		{"copies wait twice", "a second reading takes a position once", persist("		if p.reading[at] {", "		if false {")},
 		{"copies of what is archived wait", "a position in the archive is known to a second reading", []edit{{"letters.go", "		p.reading[string(r.Header(record.HeaderPosition))] = true\n", ""}}},
 		{"the archive is forgotten", "a claim restores what is in the archive", persist("			return p.restoreArchive(l.Data)", "			return nil")},
+		{"models are forgotten", "a shop's model is written with the state", persist("	w.Entities = append(w.Entities, p.models.changed...)\n", "")},
+		{"models are not restored", "a claim restores the models", persist("		if shop, ok := shopOfModel(e.Key); ok {", "		if shop, ok := shopOfModel(e.Key); ok && p.cfg.Model == \"\" {")},
+		{"models wait again", "a second reading passes models by", persist("head.control || head.shared || head.requeued", "head.control || head.requeued")},
+		{"a model goes to one partition", "a model is told to every partition", []edit{{"fold.go", "	for i := range e.broadcast[at].Partitions {", "	for i := range e.broadcast[at].Partitions - e.broadcast[at].Partitions + 1 {"}}},
+		{"wake-ups read an old model", "a wake-up reads the last model", partition(`e.trace, e.kinds, e.unobserved, e.model = "", e.kinds[:0], unobserved, p.models.of(ent.key.Shop)`, `e.trace, e.kinds, e.unobserved = "", e.kinds[:0], unobserved`)},
+		{"what cannot be read replaces a model", "a model that cannot be read is put aside", []edit{{"model.go", "	if err != nil {\n		return err\n	}\n	data := append(", "	data := append("}}},
 		{"nothing holds the log", "the fence keeps the oldest offset that waits", persist("		return min(w.fact.Offset, p.next)", "		return p.next")},
 	}
 }
