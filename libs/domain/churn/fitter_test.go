@@ -2,8 +2,8 @@ package churn
 
 import (
 	"bytes"
-	"encoding/json"
 	"math"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -85,15 +85,15 @@ func (p *panel) turn(i int, at int64) {
 		p.t.Fatal(err)
 	}
 	if p.stored {
-		data, err := json.Marshal(stat)
+		b, err := stat.AppendBinary(nil)
 		if err != nil {
 			p.t.Fatal(err)
 		}
 		stat = Stat{}
-		if err := json.Unmarshal(data, &stat); err != nil {
-			p.t.Fatal(err)
+		if err := stat.UnmarshalBinary(b); err != nil || len(b) > 113 {
+			p.t.Fatal(len(b), err)
 		}
-		b, err := p.fitter.MarshalBinary()
+		b, err = p.fitter.MarshalBinary()
 		if err != nil {
 			p.t.Fatal(err)
 		}
@@ -358,6 +358,26 @@ func FuzzFitter(f *testing.F) {
 			t.Fatal(err)
 		}
 		_ = y.UnmarshalBinary(c)
+	})
+}
+
+// FuzzStat: what is read as a stat is read again as it was.
+func FuzzStat(f *testing.F) {
+	p := panel{t: f, w: newWorld(20, 250, 1, 1), config: DefaultFitterConfig()}
+	p.live(240)
+	for _, s := range p.stats {
+		b, _ := s.AppendBinary(nil)
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var s, again Stat
+		if s.UnmarshalBinary(b) != nil {
+			return
+		}
+		c, _ := s.AppendBinary(nil)
+		if err := again.UnmarshalBinary(c); err != nil || !reflect.DeepEqual(s, again) {
+			t.Errorf("%+v was read, and %+v again: %v", s, again, err)
+		}
 	})
 }
 

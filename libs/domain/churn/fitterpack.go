@@ -13,8 +13,10 @@ type packer []byte
 
 func (p *packer) u(v uint64) { *p = binary.AppendUvarint(*p, v) }
 func (p *packer) i(v int64)  { *p = binary.AppendVarint(*p, v) }
-func (p *packer) f32(f float32) {
-	*p = binary.LittleEndian.AppendUint32(*p, math.Float32bits(f))
+func (p *packer) f32(fs ...float32) {
+	for _, f := range fs {
+		*p = binary.LittleEndian.AppendUint32(*p, math.Float32bits(f))
+	}
 }
 
 func (p *packer) f(fs ...float64) {
@@ -89,8 +91,7 @@ func (f *Fitter) AppendBinary(b []byte) ([]byte, error) {
 	p.u(uint64(f.at))
 	for i := range f.ring {
 		o := &f.ring[i]
-		p.f32(o.day)
-		p.f32(o.mean)
+		p.f32(o.day, o.mean)
 		p = o.snapshot.append(p)
 	}
 	p.f(f.first, f.now, f.fitted, f.corrected, f.saidOn)
@@ -105,13 +106,14 @@ func (f *Fitter) MarshalBinary() ([]byte, error) { return f.AppendBinary(nil) }
 
 // unpacker takes fields off the front; after a mistake it gives zeros.
 type unpacker struct {
-	b   []byte
-	err error
+	b    []byte
+	what string
+	err  error
 }
 
 func (u *unpacker) fail(what string) {
 	if u.err == nil {
-		u.err = fmt.Errorf("%w: a fitter with %s", ErrState, what)
+		u.err = fmt.Errorf("%w: a %s with %s", ErrState, u.what, what)
 	}
 	u.b = nil
 }
@@ -168,6 +170,20 @@ func (u *unpacker) f32() float32 {
 	return v
 }
 
+func (u *unpacker) snapshot() (s Snapshot) {
+	r := reader(u.take(snapshotBytes))
+	s.read(&r)
+	return s
+}
+
+// end tells what was wrong, and whether something is left.
+func (u *unpacker) end() error {
+	if u.err == nil && len(u.b) > 0 {
+		u.fail("too many bytes")
+	}
+	return u.err
+}
+
 func (u *unpacker) correction() *Correction {
 	switch u.take(1)[0] {
 	case 0:
@@ -196,7 +212,7 @@ func (u *unpacker) setting() Setting {
 // UnmarshalBinary restores a packed fitter. It refuses what none can be, and then
 // leaves f alone.
 func (f *Fitter) UnmarshalBinary(b []byte) error {
-	u := &unpacker{b: b}
+	u := &unpacker{b: b, what: "fitter"}
 	if version := u.take(1)[0]; version != fitterVersion {
 		return fmt.Errorf("%w: a fitter of version %d, want %d", ErrState, version, fitterVersion)
 	}
@@ -208,11 +224,8 @@ func (f *Fitter) UnmarshalBinary(b []byte) error {
 	default:
 		u.fail("an unknown beginning")
 	}
-	if u.err == nil && len(u.b) > 0 {
-		u.fail("too many bytes")
-	}
-	if u.err != nil {
-		return u.err
+	if err := u.end(); err != nil {
+		return err
 	}
 	*f = n
 	return nil
@@ -261,10 +274,7 @@ func (f *Fitter) unpack(u *unpacker) {
 	}
 	size, at := u.u(1e5), u.u(1e5)
 	for range size {
-		o := opening{day: u.f32(), mean: u.f32()}
-		r := reader(u.take(snapshotBytes))
-		o.snapshot.read(&r)
-		f.ring = append(f.ring, o)
+		f.ring = append(f.ring, opening{day: u.f32(), mean: u.f32(), snapshot: u.snapshot()})
 		if u.err != nil {
 			return
 		}

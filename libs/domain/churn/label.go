@@ -43,14 +43,13 @@ const noted = featSpend - featLastGap + 1 + NumFeatures - featWeek
 // notedUnit makes a feature, which is inside +-4, a 16-bit number.
 const notedUnit = 8000
 
-// Snapshot is what learning reads of a customer at one moment. It is written as
-// JSON where it leaves a partition.
+// Snapshot is what learning reads of a customer at one moment.
 type Snapshot struct {
-	X       uint16       `json:"x"`
-	Recency uint32       `json:"recency_s"` // observed seconds
-	Age     uint32       `json:"age_s"`
-	LogGaps float32      `json:"log_gaps"`
-	Noted   [noted]int16 `json:"noted"` // features in 8000ths
+	X       uint16
+	Recency uint32 // observed seconds
+	Age     uint32
+	LogGaps float32
+	Noted   [noted]int16 // features in 8000ths
 }
 
 // snapshot takes one of a customer who has ordered.
@@ -89,30 +88,30 @@ func (p *Snapshot) features(h History, horizon, base float64) Features {
 // Opening is a customer of the sample whose label opens.
 type Opening struct {
 	Snapshot
-	Base float32 `json:"base"`           // logit of the base score as it is said
-	Mean float32 `json:"mean,omitempty"` // spend of a repeat order
+	Base float32 // logit of the base score as it is said
+	Mean float32 // spend of a repeat order
 }
 
 // Example is a label that has closed: what was known when it opened, and what
 // became of it.
 type Example struct {
 	Snapshot
-	Opened   int64    `json:"opened"`         // seconds
-	Base     float32  `json:"base"`           // logit of the base score, as it was said
-	Said     *float32 `json:"said,omitempty"` // of the score with the trial; nil: there was none
-	Churned  bool     `json:"churned,omitempty"`
-	Void     bool     `json:"void,omitempty"` // nothing is known of what became of it: the customer objected, or the horizon was not observed
-	Expected float32  `json:"expected,omitempty"`
-	Spent    float32  `json:"spent,omitempty"` // in units of the currency
+	Opened   int64    // seconds
+	Base     float32  // logit of the base score, as it was said
+	Said     *float32 // of the score with the trial; nil: there was none
+	Churned  bool
+	Void     bool // nothing is known of what became of it: the customer objected, or the horizon was not observed
+	Expected float32
+	Spent    float32 // in units of the currency
 }
 
 // Stat is what a customer's label says to the shop's [Fitter]: that one has closed,
 // or one opens, or both. It follows from the customer's records and the setting.
 type Stat struct {
-	At       int64    `json:"at"`       // seconds since 1970
-	Halvings int      `json:"halvings"` // of the sample which the customer is still in
-	Closed   *Example `json:"closed,omitempty"`
-	Opened   *Opening `json:"opened,omitempty"`
+	At       int64 // seconds since 1970
+	Halvings int   // of the sample which the customer is still in
+	Closed   *Example
+	Opened   *Opening
 }
 
 // Validate refuses what no label says and what would spoil a fit.
@@ -314,4 +313,75 @@ func (p *Snapshot) read(r *reader) {
 	for i := range p.Noted {
 		p.Noted[i] = int16(r.u16())
 	}
+}
+
+const statVersion = 1
+
+// What a packed stat has.
+const (
+	statCloses = 1 << iota
+	statOpens
+	statSaid
+	statChurned
+	statVoid
+)
+
+// AppendBinary appends the packed stat, of 113 bytes at most, and never fails.
+func (s *Stat) AppendBinary(b []byte) ([]byte, error) {
+	p := packer(append(b, statVersion, 0, uint8(s.Halvings)))
+	p.u(uint64(s.At))
+	if e := s.Closed; e != nil {
+		set := byte(statCloses)
+		if e.Churned {
+			set |= statChurned
+		}
+		if e.Void {
+			set |= statVoid
+		}
+		said := float32(0)
+		if e.Said != nil {
+			set |= statSaid
+			said = *e.Said
+		}
+		p[len(b)+1] |= set
+		p.u(uint64(e.Opened))
+		p = e.Snapshot.append(p)
+		p.f32(e.Base, said, e.Expected, e.Spent)
+	}
+	if o := s.Opened; o != nil {
+		p[len(b)+1] |= statOpens
+		p = o.Snapshot.append(p)
+		p.f32(o.Base, o.Mean)
+	}
+	return p, nil
+}
+
+// UnmarshalBinary restores a packed stat. It refuses what none can be.
+func (s *Stat) UnmarshalBinary(b []byte) error {
+	u := &unpacker{b: b, what: "stat"}
+	head := u.take(3)
+	if head[0] != statVersion {
+		u.fail("another version")
+	}
+	n := Stat{At: int64(u.u(math.MaxUint32)), Halvings: int(head[2])}
+	flags := head[1]
+	if flags&statCloses != 0 {
+		e := &Example{Opened: int64(u.u(math.MaxUint32)), Snapshot: u.snapshot(), Base: u.f32()}
+		if said := u.f32(); flags&statSaid != 0 {
+			e.Said = &said
+		}
+		e.Churned, e.Void, e.Expected, e.Spent = flags&statChurned != 0, flags&statVoid != 0, u.f32(), u.f32()
+		n.Closed = e
+	}
+	if flags&statOpens != 0 {
+		n.Opened = &Opening{Snapshot: u.snapshot(), Base: u.f32(), Mean: u.f32()}
+	}
+	if err := u.end(); err != nil {
+		return err
+	}
+	if err := n.Validate(); err != nil {
+		return fmt.Errorf("%w: %w", ErrState, err)
+	}
+	*s = n
+	return nil
 }
