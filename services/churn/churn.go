@@ -116,6 +116,9 @@ func Processor(cfg Config) stream.Processor {
 	}
 }
 
+// Processors are all of the service.
+func Processors(cfg Config) []stream.Processor { return []stream.Processor{Processor(cfg)} }
+
 // Part is the service as a part of a process.
 func Part(h *host.Host, cfg Config) (host.Part, error) {
 	cfg, err := cfg.Loaded()

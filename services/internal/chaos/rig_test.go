@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -259,7 +260,7 @@ func (r *rig) taking() *lab.Process { return r.services[len(r.services)-1] }
 func processors() []stream.Processor {
 	p, m, c := profile.DefaultConfig(), recommender.DefaultConfig(), churn.DefaultConfig()
 	p.IdentitySecret, m.IdentitySecret, c.IdentitySecret = secret, secret, secret
-	return []stream.Processor{profile.Processor(p), recommender.Processor(m), churn.Processor(c), restock.Processor(restock.DefaultConfig())}
+	return slices.Concat([]stream.Processor{profile.Processor(p), recommender.Processor(m)}, churn.Processors(c), restock.Processors(restock.DefaultConfig()))
 }
 
 // command prepares a sub-command of sillage that talks with the system.
