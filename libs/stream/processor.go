@@ -20,6 +20,8 @@ type Processor struct {
 	Client      bool                                      // reads client records, which it stamps itself
 	Foreign     func(*record.Record, *step.Foreign) error // reads what others write, see step.Foreign
 	PassTo      []string                                  // topics that get the clock
+	Model       string                                    // type of the records with what the shop's fitter has learnt (see step.Modelled)
+	Broadcast   []string                                  // topics whose every partition the fold may write at once; outputs, too
 	Types       []string                                  // record types that the fold knows
 	Wants       func(step.Fact) bool                      // of these types; nil: all (see step.Config)
 	FoldVersion int
@@ -43,7 +45,10 @@ func (p Processor) Config(log string, partition int32, partitions int) step.Conf
 	cfg := step.Config{
 		Processor: p.Name, Topic: p.Topic, Partition: partition, LogID: log,
 		FoldVersion: p.FoldVersion, Order: p.Order, Client: p.Client, Sources: partitions,
-		DeadLetters: topics.DeadLetters, Types: p.Types, Wants: p.Wants, Foreign: p.Foreign,
+		DeadLetters: topics.DeadLetters, Types: p.Types, Wants: p.Wants, Foreign: p.Foreign, Model: p.Model,
+	}
+	for _, t := range p.Broadcast {
+		cfg.Broadcast = append(cfg.Broadcast, step.Target{Topic: t, Partitions: int32(partitions)})
 	}
 	for _, t := range p.PassTo {
 		cfg.PassTo = append(cfg.PassTo, step.Target{Topic: t, Partitions: int32(partitions)})

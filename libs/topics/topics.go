@@ -9,8 +9,10 @@ const (
 	Supply               = "supply.v1"
 	Catalog              = "catalog.v1"
 	RecommendationDeltas = "recommendation.deltas.v1"
+	ChurnStats           = "churn.stats.v1"
 	ChurnAlerts          = "churn.alerts.v1"
 	ChurnState           = "churn.state.v1"
+	RestockStats         = "restock.stats.v1"
 	RestockSignals       = "restock.signals.v1"
 	RestockState         = "restock.state.v1"
 	DeadLetters          = "dlq.v1"
@@ -39,12 +41,14 @@ type Topic struct {
 func All() []Topic {
 	return []Topic{
 		{Name: Events, Key: "device; product for stock and catalogue", Writers: []string{"collector"}, Readers: []string{"profile.devices"}, Clock: Events, Keep: 4 * week, Types: []string{typeEvent, typeTick, typeImport, typeShop}, Summary: "What happened: client events, ticks, import and shop marks. The one front door."},
-		{Name: Activity, Key: "profile", Writers: []string{"profile"}, Readers: []string{"recommender.visitors", "churn.customers"}, Clock: Events, Keep: 4 * week, Types: []string{TypeActivity, TypeMerged, typeTick, typeImport, typeShop}, Summary: "What a profile did."},
-		{Name: Supply, Key: "product", Writers: []string{"profile"}, Readers: []string{"restock.products"}, Clock: Events, Keep: 26 * week, Types: []string{TypeSupply, typeTick, typeImport, typeShop}, Summary: "What happened to a product: sales, stock, purchase orders, receipts."},
+		{Name: Activity, Key: "profile", Writers: []string{"profile", "churn"}, Readers: []string{"recommender.visitors", "churn.customers"}, Clock: Events, Keep: 4 * week, Types: []string{TypeActivity, TypeMerged, TypeChurnModel, typeTick, typeImport, typeShop}, Summary: "What a profile did; and what churn has learnt of a shop."},
+		{Name: Supply, Key: "product", Writers: []string{"profile", "restock"}, Readers: []string{"restock.products"}, Clock: Events, Keep: 26 * week, Types: []string{TypeSupply, TypeRestockLayer, typeTick, typeImport, typeShop}, Summary: "What happened to a product: sales, stock, purchase orders, receipts; and what restock has learnt of a shop."},
 		{Name: Catalog, Key: "product", Writers: []string{"profile"}, Readers: []string{"recommender.index"}, Compact: true, Types: []string{TypeProduct}, Summary: "Latest name, category, brand and price of each product."},
 		{Name: RecommendationDeltas, Key: "session", Writers: []string{"recommender"}, Readers: []string{"recommender.index"}, Keep: 2 * week, Types: []string{TypeDelta}, Summary: "A product joined a session: what every replica's index is built from."},
+		{Name: ChurnStats, Key: "the same for all of a shop", Writers: []string{"churn"}, Readers: []string{"churn.fitter"}, Keep: 4 * week, Types: []string{TypeChurnStat}, Summary: "What became of customers of whom something was foretold: what a shop's churn model is learnt from."},
 		{Name: ChurnAlerts, Key: "customer", Writers: []string{"churn"}, Readers: []string{"CRM"}, Keep: 4 * week, Outside: true, Types: []string{TypeAlert}, Summary: "A customer is about to leave, came back, or must be left alone."},
 		{Name: ChurnState, Key: "customer", Writers: []string{"churn"}, Readers: []string{"CRM"}, Compact: true, Outside: true, Types: []string{TypeAlert}, Summary: "Latest alert of each customer."},
+		{Name: RestockStats, Key: "the same for all of a shop", Writers: []string{"restock"}, Readers: []string{"restock.fitter"}, Keep: 4 * week, Types: []string{TypeRestockStat}, Summary: "What products sold beside what was forecast: what the products of a shop share is learnt from."},
 		{Name: RestockSignals, Key: "product", Writers: []string{"restock"}, Readers: []string{"supply chain"}, Keep: 26 * week, Outside: true, Types: []string{TypeSignal}, Summary: "A product is about to run out, or no longer is."},
 		{Name: RestockState, Key: "product", Writers: []string{"restock"}, Readers: []string{"supply chain"}, Compact: true, Outside: true, Types: []string{TypeSignal}, Summary: "Latest signal of each product."},
 		{Name: DeadLetters, Key: "as the source", Writers: []string{"collector", "profile", "recommender", "churn", "restock"}, Keep: 4 * week, Summary: "What could not be folded, as it came, with the reason."},
@@ -71,6 +75,12 @@ const (
 	TypeDelta    = "sillage.delta.v1"
 	TypeAlert    = "sillage.churn.alert.v1"
 	TypeSignal   = "sillage.restock.signal.v1"
+
+	// What a shop's entities tell its fitter, and what it tells them all.
+	TypeChurnStat    = "sillage.churn.stat.v1"
+	TypeChurnModel   = "sillage.churn.model.v1"
+	TypeRestockStat  = "sillage.restock.stat.v1"
+	TypeRestockLayer = "sillage.restock.layer.v1"
 
 	// Named in libs/stream/step, which knows no catalogue; the command line's
 	// test compares.

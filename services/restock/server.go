@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/sillage-io/sillage/libs/domain/restock"
 	"github.com/sillage-io/sillage/libs/stream/record"
 	"github.com/sillage-io/sillage/libs/stream/step"
 	"github.com/sillage-io/sillage/libs/topics"
@@ -81,8 +82,13 @@ func (s *Server) GetForecast(ctx context.Context, r *restockv1.GetForecastReques
 
 // GetStockNeed returns the stock needed at an instant.
 func (s *Server) GetStockNeed(ctx context.Context, r *restockv1.GetStockNeedRequest) (*restockv1.GetStockNeedResponse, error) {
-	if r.ServiceLevel < 0 || r.ServiceLevel >= 1 {
+	switch {
+	case !(r.ServiceLevel >= 0 && r.ServiceLevel < 1):
 		return nil, status.Errorf(codes.InvalidArgument, "service_level: %g is not between 0 and 1", r.ServiceLevel)
+	case !(r.FillRate >= 0 && r.FillRate < 1):
+		return nil, status.Errorf(codes.InvalidArgument, "fill_rate: %g is not between 0 and 1", r.FillRate)
+	case r.ServiceLevel > 0 && r.FillRate > 0:
+		return nil, status.Error(codes.InvalidArgument, "service_level and fill_rate: both are given, and a need has one target")
 	}
 	p, clock, unobserved, err := s.product(ctx, r.Shop, r.ProductId)
 	if err != nil {
@@ -93,15 +99,15 @@ func (s *Server) GetStockNeed(ctx context.Context, r *restockv1.GetStockNeedRequ
 		at = max(at, r.AtMs*1000)
 	}
 	setting := s.fold.with(unobserved)
-	need := p.Need(at, r.ServiceLevel, setting)
-	level := r.ServiceLevel
-	if level == 0 {
-		level = setting.Policy.ServiceLevel
+	if r.FillRate > 0 {
+		setting.Policy.Target, setting.Policy.FillRate = restock.FillRate, r.FillRate
 	}
+	need := p.Need(at, r.ServiceLevel, setting)
 	onHand, onOrder, reserved := p.Stock()
 	return &restockv1.GetStockNeedResponse{
-		ProductId: r.ProductId, Need: need.Units, Demand: demand(need.Demand, need.WindowDays).wire(), LeadTimeDays: need.Lead.Mean, ServiceLevel: level,
-		InventoryPosition: onHand + onOrder - reserved, ClockMs: clock.Millis(), ModelVersion: ModelVersion, Reasons: wire(reasons(need.Reasons)),
+		ProductId: r.ProductId, Need: need.Units, Demand: demand(need.Demand, need.WindowDays).wire(), LeadTimeDays: need.Lead.Mean, ServiceLevel: need.Level,
+		InventoryPosition: onHand + onOrder - reserved, ClockMs: clock.Millis(), ModelVersion: ModelVersion, Reasons: wire(reasons(need.Reasons())),
+		Target: need.Target.String(), TargetLevel: need.TargetLevel,
 	}, nil
 }
 

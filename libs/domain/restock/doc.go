@@ -30,13 +30,25 @@
 //
 // # Policy
 //
-// The reorder point is s = Q_tau(demand over lead time and review), the level to
-// order up to S = s + max(Q, demand of a review), the position IP = on hand + on
-// order - reserved, and the risk rho = P(demand over lead time and review > IP). A
-// signal is raised at rho >= 1 - tau and withdrawn at rho <= (1 - tau)/2, or below
-// 1 - tau by a receipt. Between, it is updated only when its severity rises or
-// its quantity changes by more than a quarter. [Product.NextWake] tells which
-// day close could change a decision, so that most products need no timer.
+// A [Policy] has one of three targets. Cycle service asks for a stock of s = Q_tau(demand
+// over lead time and review); economic is the same with the newsvendor's tau = Cu/(Cu +
+// Co), the cost of a unit missed and of one too many; fill rate asks for the smallest s
+// with E(demand - s)+ <= (1 - beta) Q, where Q is what one order brings: its packs, and
+// what the position is below s when it is placed. The
+// level to order up to is S = s + max(Q, demand of a review), Q being some days of demand
+// or the economic quantity; no more than the longest cover and the shelf life allow is
+// ordered, but a supplier's minimum always is, and the reasons say so. [Spend] chooses among
+// the orders of a shop where the money does not suffice for all.
+//
+// The position is IP = on hand + on order - reserved, and the risk rho = P(demand over
+// lead time and review > IP). A signal is raised at rho >= 1 - tau, of a fill rate at
+// E(demand - IP)+ >= (1 - beta) Q, and withdrawn at half of that, or below it by a
+// receipt. Between, it is updated only when its severity rises or its quantity
+// changes by more than a quarter. Under the two targets that count units and money, a
+// product of which one unit would be sold within the longest cover is never left with an
+// empty shelf and nothing on order, and an order that covers the need ends the signal, too.
+// [Product.NextWake] tells which day close could change a decision, so that most
+// products need no timer.
 //
 // # Product
 //

@@ -102,6 +102,7 @@ func (p *Partition[S]) Clone() *Partition[S] {
 		one := *e
 		c.entities[name] = &one
 	}
+	c.models.kept, c.models.changed = maps.Clone(p.models.kept), slices.Clone(p.models.changed)
 	c.alarms = make(map[string]*alarmQueue, len(p.alarms))
 	for shop, q := range p.alarms {
 		c.alarms[shop] = &alarmQueue{heap: slices.Clone(q.heap)}

@@ -1,6 +1,8 @@
 package step
 
 import (
+	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/sillage-io/sillage/libs/stream/record"
@@ -39,6 +41,16 @@ type Fold[S any] interface {
 	Wake(s *S, key Key, now Instant, out *Effects)
 }
 
+// Modelled is a [Fold] that reads what somebody else has learnt across the
+// entities of a shop: the shop's fitter, which broadcasts it as model records of
+// type [Config.Model]. Model makes of the last one what [Effects.Model] hands out;
+// it is pure, is called once for each, and once at a claim, and its result is
+// shared by all entities and only read. An error sends the record to the
+// dead-letter topic, and the model before it stays.
+type Modelled interface {
+	Model(shop string, data []byte) (any, error)
+}
+
 // Codec turns an entity's state into the store's bytes and back. Unmarshal
 // reads every version ever written.
 type Codec[S any] interface {
@@ -64,6 +76,7 @@ type Interval struct {
 type Message struct {
 	Topic     string
 	Key       string // chooses the partition, with the shop in front
+	Broadcast bool   // into every partition of Topic, which is one of [Config.Broadcast]; Key is not read
 	Type      string
 	ID        string // outside ids only; inside, the runtime makes one of cause, kind and number
 	Kind      string // short name of what follows, part of the id
@@ -83,7 +96,9 @@ type Effects struct {
 	trace      string
 	source     record.Position // of the record being folded; Ordinal counts
 	unobserved []Interval
-	foreign    bool // the record is somebody else's
+	model      any
+	foreign    bool     // the record is somebody else's
+	broadcast  []Target // see Config
 	kinds      []kindCount
 
 	outs    []pending
@@ -175,21 +190,39 @@ const maxHeaders = 12
 
 // Publish appends m to what follows.
 func (e *Effects) Publish(m Message) {
-	b := &e.bytes
-	var id []byte
-	if m.ID != "" {
-		id = b.text(m.ID)
-	} else {
-		cause := e.cause
-		if cause == "" && e.foreign { // nobody named the record: its place does
-			cause = e.source.Log + "/" + strconv.Itoa(int(e.source.Partition)) + "/" + strconv.FormatInt(e.source.Offset, 10)
-		}
-		if n := e.count(m.Kind); n > 0 {
-			id = b.text(cause, "/", m.Kind, ".", strconv.Itoa(n))
-		} else {
-			id = b.text(cause, "/", m.Kind)
-		}
+	id := e.id(m)
+	if !m.Broadcast {
+		e.publish(m, id, record.ByKey, e.bytes.text(e.key.Shop, "/", m.Key))
+		return
 	}
+	at := slices.IndexFunc(e.broadcast, func(t Target) bool { return t.Topic == m.Topic })
+	if at < 0 {
+		panic(fmt.Sprintf("%q is no topic that this processor may broadcast to", m.Topic))
+	}
+	for i := range e.broadcast[at].Partitions {
+		e.publish(m, id, i, nil)
+	}
+}
+
+// id names a message after what causes it.
+func (e *Effects) id(m Message) []byte {
+	b := &e.bytes
+	if m.ID != "" {
+		return b.text(m.ID)
+	}
+	cause := e.cause
+	if cause == "" && e.foreign { // nobody named the record: its place does
+		cause = e.source.Log + "/" + strconv.Itoa(int(e.source.Partition)) + "/" + strconv.FormatInt(e.source.Offset, 10)
+	}
+	if n := e.count(m.Kind); n > 0 {
+		return b.text(cause, "/", m.Kind, ".", strconv.Itoa(n))
+	}
+	return b.text(cause, "/", m.Kind)
+}
+
+// publish appends one record.
+func (e *Effects) publish(m Message, id []byte, partition int32, key []byte) {
+	b := &e.bytes
 	at := m.EventTime
 	if at == 0 {
 		at = e.eventTime
@@ -224,7 +257,7 @@ func (e *Effects) Publish(m Message) {
 	headers = append(headers, record.Header{Key: record.HeaderContentType, Value: b.text(kind)})
 	e.headers = headers
 	e.outs = append(e.outs, pending{
-		out:    record.Out{Topic: m.Topic, Partition: record.ByKey, Key: b.text(e.key.Shop, "/", m.Key), Value: m.Value, Headers: headers[from:len(headers):len(headers)]},
+		out:    record.Out{Topic: m.Topic, Partition: partition, Key: key, Value: m.Value, Headers: headers[from:len(headers):len(headers)]},
 		offset: e.source.Offset,
 	})
 	e.source.Ordinal++
@@ -245,6 +278,10 @@ func (e *Effects) Key() Key { return e.key }
 
 // Historical tells whether an import caused what is being folded.
 func (e *Effects) Historical() bool { return e.historical }
+
+// Model is what the shop's fitter has learnt, as the fold's [Modelled] made it of
+// the last model record; nil where there was none.
+func (e *Effects) Model() any { return e.model }
 
 // Unobserved lists the stretches of the shop's time in which nothing was
 // observed, in order: silence in them is no silence.

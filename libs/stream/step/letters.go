@@ -151,7 +151,7 @@ func (p *Partition[S]) letterLogs() []LogAppend {
 // positions are not asked: the first one has left them. It keeps its id and its
 // event time, and counts now.
 func (p *Partition[S]) requeued(r *record.Record, h *header[S]) {
-	if h.requeued != p.cfg.Processor || h.control {
+	if h.requeued != p.cfg.Processor || h.control || h.shared { // the next model is there already
 		p.meta.Counts.Unknown++
 		return
 	}

@@ -54,9 +54,14 @@ func (f heardFold) tell(s *heard, what string, now step.Instant, out *step.Effec
 	d := xxhash.New()
 	_, _ = d.Write(b[:])
 	_, _ = d.WriteString(what)
+	if m, ok := out.Model().(string); ok {
+		_, _ = d.WriteString(m)
+	}
 	s.Hash, s.N = d.Sum64(), s.N+1
 	out.Publish(step.Message{Topic: "behind", Key: out.Key().ID, Type: typeFact, Kind: "told", Value: binary.LittleEndian.AppendUint64(nil, s.Hash)})
 }
+
+func (heardFold) Model(_ string, data []byte) (any, error) { return string(data), nil }
 
 func (f heardFold) Record(s *heard, r step.Fact, now step.Instant, out *step.Effects) error {
 	f.tell(s, r.ID, now, out)
@@ -120,7 +125,7 @@ type expectation struct {
 func (c *modelConfig) cfg() step.Config {
 	return step.Config{
 		Processor: "model", Topic: "log", LogID: "log", FoldVersion: 1, Order: c.order, Sources: 1,
-		Types: []string{typeFact}, DeadLetters: "dead", MaxDirty: 1, MaxOuts: 100,
+		Types: []string{typeFact}, Model: typeModel, DeadLetters: "dead", MaxDirty: 1, MaxOuts: 100,
 	}
 }
 
@@ -135,6 +140,16 @@ func modelFact(key, id string, source, at int64) record.Record {
 		{Key: record.HeaderType, Value: []byte(typeFact)},
 		{Key: record.HeaderEffective, Value: strconv.AppendInt(nil, at, 10)},
 		{Key: record.HeaderPosition, Value: []byte(record.Position{Log: "up", Offset: source}.String())},
+	}}
+}
+
+// sharedFact is a record that a fitter has put into every partition.
+func sharedFact(source int64, what string) record.Record {
+	return record.Record{Value: []byte(what), Headers: []record.Header{
+		{Key: record.HeaderID, Value: []byte("model/" + what)},
+		{Key: record.HeaderType, Value: []byte(typeModel)},
+		{Key: record.HeaderShop, Value: []byte("s")},
+		{Key: record.HeaderPosition, Value: []byte(record.Position{Log: "stats", Offset: source}.String())},
 	}}
 }
 
@@ -1005,6 +1020,7 @@ func search(c *modelConfig, most int) found {
 func models() []*modelConfig {
 	arrival := []record.Record{modelFact("a", "1", 0, 10), modelFact("b", "2", 1, 20), modelFact("b", "2", 1, 20), modelFact("a", "3", 2, 30)}
 	timely := []record.Record{modelFact("a", "1", 0, 10), modelFact("b", "2", 1, 40), modelTick(2, 30), modelTick(3, 60)}
+	learnt := []record.Record{modelFact("a", "1", 0, 40), sharedFact(0, "x"), modelFact("b", "2", 1, 20), modelTick(2, 30), sharedFact(1, "y"), sharedFact(0, "x"), modelTick(3, 60)}
 	one, two := arrival[:1], arrival[:2]
 	return []*modelConfig{
 		{name: "an answer is lost", workers: 2, log: two, budget: budget{claims: 2, moves: 1, answers: 1}},
@@ -1020,6 +1036,7 @@ func models() []*modelConfig {
 		{name: "the log loses its end for good", workers: 1, log: two, cut: 1, after: []record.Record{}, budget: budget{claims: 3, crashes: 2, cuts: 1}},
 		{name: "in time order, ticks in parts", workers: 1, order: step.InTimeOrder, log: timely, budget: budget{claims: 3, crashes: 1, failovers: 1, answers: 1}},
 		{name: "in time order, two owners", workers: 2, order: step.InTimeOrder, log: timely, budget: budget{claims: 1, moves: 1, crashes: 1}},
+		{name: "in time order, models between what waits", workers: 1, order: step.InTimeOrder, log: learnt, budget: budget{claims: 3, crashes: 1, failovers: 1, answers: 1}},
 		{name: "three owners", workers: 3, log: one, budget: budget{claims: 1, moves: 2, answers: 1}},
 		{name: "three owners, and the store rolls back", workers: 3, log: one, budget: budget{claims: 1, moves: 2, failovers: 1}},
 	}

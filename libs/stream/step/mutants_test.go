@@ -21,6 +21,7 @@ var (
 	mutantsRun    = flag.Bool("mutants", false, "build and try the mutants")
 	mutantsBuild  = flag.Bool("mutants.build", false, "with mutants: only build them")
 	mutantsStates = flag.Int("mutants.states", 100_000, "most states that the search of one model visits")
+	mutantsWrite  = flag.String("mutants.write", "", "directory to write each mutant's changed files to, for who builds other programs with them; nothing is tried")
 	mutantsOnly   = flag.String("mutants.only", "", "those whose name contains this")
 )
 
@@ -106,6 +107,12 @@ func mutants() []mutant {
 		{"copies wait twice", "a second reading takes a position once", persist("		if p.reading[at] {", "		if false {")},
 		{"copies of what is archived wait", "a position in the archive is known to a second reading", []edit{{"letters.go", "		p.reading[string(r.Header(record.HeaderPosition))] = true\n", ""}}},
 		{"the archive is forgotten", "a claim restores what is in the archive", persist("			return p.restoreArchive(l.Data)", "			return nil")},
+		{"models are forgotten", "a shop's model is written with the state", persist("	w.Entities = append(w.Entities, p.models.changed...)\n", "")},
+		{"models are not restored", "a claim restores the models", persist("		if shop, ok := shopOfModel(e.Key); ok {", "		if shop, ok := shopOfModel(e.Key); ok && p.cfg.Model == \"\" {")},
+		{"models wait again", "a second reading passes models by", persist("head.control || head.shared || head.requeued", "head.control || head.requeued")},
+		{"a model goes to one partition", "a model is told to every partition", []edit{{"fold.go", "	for i := range e.broadcast[at].Partitions {", "	for i := range e.broadcast[at].Partitions - e.broadcast[at].Partitions + 1 {"}}},
+		{"wake-ups read an old model", "a wake-up reads the last model", partition(`e.trace, e.kinds, e.unobserved, e.model = "", e.kinds[:0], unobserved, p.models.of(ent.key.Shop)`, `e.trace, e.kinds, e.unobserved = "", e.kinds[:0], unobserved`)},
+		{"what cannot be read replaces a model", "a model that cannot be read is put aside", []edit{{"model.go", "	if err != nil {\n		return err\n	}\n	data := append(", "	data := append("}}},
 		{"nothing holds the log", "the fence keeps the oldest offset that waits", persist("		return min(w.fact.Offset, p.next)", "		return p.next")},
 	}
 }
@@ -120,6 +127,10 @@ type tried struct {
 // notice; where neither can, the test of the single rule. Without -mutants, only
 // that each guard still stands where the table says: it takes fifty builds.
 func TestMutants(t *testing.T) {
+	if *mutantsWrite != "" {
+		writeMutants(t, *mutantsWrite)
+		return
+	}
 	if !*mutantsRun {
 		for _, m := range mutants() {
 			if _, err := m.sources("."); err != nil {
@@ -201,8 +212,26 @@ func (m mutant) sources(here string) (map[string]string, error) {
 	return sources, nil
 }
 
-// build makes the test binary of a mutant.
-func build(here, dir string, m mutant) (string, error) {
+// writeMutants writes, for each mutant, an overlay of its name to a directory.
+func writeMutants(t *testing.T, to string) {
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range mutants() {
+		dir := filepath.Join(to, strings.ReplaceAll(m.name, " ", "-"))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.overlay(here, dir); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// overlay writes a mutant's changed files to a directory, and the list by which the
+// go command takes them in place of the shipped ones.
+func (m mutant) overlay(here, dir string) (list string, err error) {
 	sources, err := m.sources(here)
 	if err != nil {
 		return "", err
@@ -219,10 +248,17 @@ func build(here, dir string, m mutant) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	list, binary := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "mutant")
-	if err := os.WriteFile(list, b, 0o600); err != nil {
+	list = filepath.Join(dir, "overlay.json")
+	return list, os.WriteFile(list, b, 0o600)
+}
+
+// build makes the test binary of a mutant.
+func build(here, dir string, m mutant) (string, error) {
+	list, err := m.overlay(here, dir)
+	if err != nil {
 		return "", err
 	}
+	binary := filepath.Join(dir, "mutant")
 	c := exec.Command("go", "test", "-c", "-overlay", list, "-o", binary, ".")
 	c.Dir = here
 	if out, err := c.CombinedOutput(); err != nil {

@@ -67,6 +67,11 @@ type Config struct {
 	Foreign func(*record.Record, *Foreign) error
 	// PassTo are the topics that get this partition's clock.
 	PassTo []Target
+	// Model is the type of the records that hold what the fitter of a shop has
+	// learnt, for a fold that is [Modelled]; empty: such records are skipped.
+	Model string
+	// Broadcast are the topics whose every partition the fold may publish to at once.
+	Broadcast []Target
 	// DeadLetters is the topic of what cannot be folded.
 	DeadLetters string
 	// Types that the fold knows; others are counted and skipped.
@@ -189,6 +194,7 @@ type Partition[S any] struct {
 
 	meta     meta
 	entities map[string]*entity[S]
+	models   models
 	alarms   map[string]*alarmQueue // by shop
 	facts    map[string]*factQueue  // by shop, by effective time
 	offsets  offsetQueue
@@ -240,7 +246,7 @@ func NewPartition[S any](cfg Config, fold Fold[S], codec Codec[S]) *Partition[S]
 	for _, t := range cfg.Types {
 		p.types[t], p.names[t] = true, t
 	}
-	for _, t := range []string{TypeTick, TypeImport, TypeShop} {
+	for _, t := range []string{TypeTick, TypeImport, TypeShop, cfg.Model} {
 		p.names[t] = t
 	}
 	p.reset()
@@ -254,6 +260,7 @@ func (p *Partition[S]) reset() {
 	p.meta.Highest = map[string]*record.Position{}
 	p.meta.Imports = map[string]*ImportCount{}
 	p.entities = map[string]*entity[S]{}
+	p.models = newModels(p.fold)
 	p.alarms = map[string]*alarmQueue{}
 	p.facts = map[string]*factQueue{}
 	p.offsets = offsetQueue{}
@@ -264,7 +271,7 @@ func (p *Partition[S]) reset() {
 	p.waits, p.kept, p.archived, p.next, p.keyDone, p.ordinal, p.settling = 0, 0, false, 0, "", 0, nil
 	p.newLetters, p.oldLetters = map[int64][]byte{}, nil
 	p.eff, p.values, p.dirty, p.newSeen, p.oldSeen = Effects{}, arena{}, nil, map[int64][]byte{}, nil
-	p.eff.foreign = p.cfg.Foreign != nil
+	p.eff.foreign, p.eff.broadcast = p.cfg.Foreign != nil, p.cfg.Broadcast
 	p.anchor, p.last, p.head = "", nil, header[S]{}
 }
 
@@ -341,6 +348,7 @@ type header[S any] struct {
 	position  record.Position
 	derived   bool
 	control   bool
+	shared    bool   // of a shop, and of no entity
 	requeued  string // put back, for the processor of this name
 	err       error
 }
@@ -392,7 +400,17 @@ func (p *Partition[S]) readHead(r *record.Record) *header[S] {
 		h.position = record.Position{Log: h.source.log, Partition: h.source.partition, Offset: offset, Ordinal: ordinal}
 		h.derived = true
 	}
-	if h.control || !p.identify(h, r.Key) {
+	if h.control {
+		return h
+	}
+	if h.derived && len(r.Key) == 0 { // put into every partition
+		h.shared = true
+		if h.fact.Shop = string(r.Header(record.HeaderShop)); h.fact.Shop == "" {
+			h.err = errors.New("neither a key nor a shop")
+		}
+		return h
+	}
+	if !p.identify(h, r.Key) {
 		return h
 	}
 	if h.fact.Type == "" {
@@ -499,6 +517,10 @@ func (p *Partition[S]) one(r *record.Record) bool {
 	}
 	if h.control {
 		return p.control(r, h)
+	}
+	if h.shared {
+		p.learn(r, h)
+		return true
 	}
 	if !p.wants(h) {
 		p.meta.Counts.Unknown++
@@ -675,7 +697,7 @@ func (p *Partition[S]) record(ent *entity[S], f *Fact, now Instant) error {
 	e := &p.eff
 	e.key, e.cause, e.now, e.eventTime = ent.key, f.ID, now, f.EventTime
 	e.historical, e.trace, e.kinds = f.Historical, f.Trace, e.kinds[:0]
-	e.unobserved = p.meta.unobserved(p.meta.shop(ent.key.Shop))
+	e.unobserved, e.model = p.meta.unobserved(p.meta.shop(ent.key.Shop)), p.models.of(ent.key.Shop)
 	e.wake, e.wakeSet, e.drop = 0, false, false
 	outs, ordinal := len(e.outs), e.source.Ordinal
 	if err := p.foldRecord(&ent.state, f, now); err != nil {
@@ -743,7 +765,7 @@ func (p *Partition[S]) wakeUntil(ent *entity[S], limit Instant) {
 		e := &p.eff
 		e.key, e.cause, e.now, e.eventTime = ent.key, ent.name+"@"+strconv.FormatInt(int64(due), 10), due, due.Millis()
 		e.historical = p.meta.shop(ent.key.Shop).mode() != ModeLive
-		e.trace, e.kinds, e.unobserved = "", e.kinds[:0], unobserved
+		e.trace, e.kinds, e.unobserved, e.model = "", e.kinds[:0], unobserved, p.models.of(ent.key.Shop)
 		e.wake, e.wakeSet, e.drop = 0, true, false
 		outs, ordinal := len(e.outs), e.source.Ordinal
 		if err := p.foldWake(&ent.state, ent.key, due); err != nil {

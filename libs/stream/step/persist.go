@@ -46,6 +46,12 @@ func (p *Partition[S]) Restore(s State, f Fence) error {
 			p.meta.init()
 			continue
 		}
+		if shop, ok := shopOfModel(e.Key); ok {
+			if err := p.models.restore(shop, e.Value); err != nil {
+				return fmt.Errorf("read the model of shop %q: %w", shop, err)
+			}
+			continue
+		}
 		ent := &entity[S]{name: e.Key}
 		ent.key, _ = splitKey(e.Key)
 		if err := p.unmarshal(e.Value, ent); err != nil {
@@ -138,7 +144,7 @@ func (p *Partition[S]) Reread(recs []record.Record) error {
 			return nil
 		}
 		head := p.readHead(r)
-		if head.err != nil || head.control || head.requeued != "" || !p.wants(head) {
+		if head.err != nil || head.control || head.shared || head.requeued != "" || !p.wants(head) {
 			continue
 		}
 		shop := p.meta.Shops[head.key.Shop]
@@ -198,6 +204,7 @@ func (p *Partition[S]) batch(records int) Batch {
 	if !p.cfg.Offline {
 		p.write(&b.Write, archive)
 	}
+	p.models.changed = nil
 	p.newLetters, p.oldLetters = map[int64][]byte{}, nil
 	p.dirty, p.eff.outs, p.newSeen, p.oldSeen = p.dirty[:0], nil, map[int64][]byte{}, nil
 	return b
@@ -206,6 +213,7 @@ func (p *Partition[S]) batch(records int) Batch {
 // write adds to w what belongs to no entity.
 func (p *Partition[S]) write(w *Write, archive []LogAppend) {
 	w.Entities = append(w.Entities, Entity{Key: MetaKey, Value: p.metaBytes()})
+	w.Entities = append(w.Entities, p.models.changed...)
 	for _, hour := range p.meta.Hours {
 		if data := p.newSeen[hour]; len(data) > 0 {
 			w.Logs = append(w.Logs, LogAppend{Name: strconv.FormatInt(hour, 10), Data: data})
@@ -260,6 +268,7 @@ func (p *Partition[S]) Dump() []Entity {
 	for name, ent := range p.entities {
 		all = append(all, Entity{Key: name, Value: p.marshal(ent)})
 	}
+	all = append(all, p.models.all()...)
 	all = append(all, Entity{Key: MetaKey, Value: p.metaBytes()})
 	sort.Slice(all, func(i, j int) bool { return all[i].Key < all[j].Key })
 	return all
@@ -309,6 +318,9 @@ func (m *meta) status() PartitionStatus {
 		Counts: m.Counts, Shops: map[string]ShopStatus{}, Imports: map[string]ImportCount{}, Incomplete: m.IncompleteSince,
 	}
 	for name, shop := range m.Shops {
+		if shop.Clock == never && len(shop.Sources) == 0 {
+			continue // nobody has told the time: a fitter's topic has no ticks
+		}
 		st.Shops[name] = ShopStatus{Mode: shop.mode(), Clock: max(shop.Clock, 0), HeldBy: m.heldBy(shop), Sources: len(shop.Sources)}
 	}
 	for name, c := range m.Imports {

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/sillage-io/sillage/libs/stream/step"
 )
 
 // The simulation: worlds of two hops, two processes and all that may happen to
@@ -55,12 +57,24 @@ func simulate(seed uint64, only map[uint64]bool, tell func(string)) life {
 	if d := cmp.Diff(calm.effects(), storm.effects()); d != "" {
 		errs = append(errs, fmt.Errorf("alerts differ (-calm +storm):\n%s", d))
 	}
-	for _, name := range []string{"devices", "customers"} {
+	for _, name := range []string{"devices", "customers", "fitter"} {
 		if d := cmp.Diff(calm.entities(name), storm.entities(name)); d != "" {
 			errs = append(errs, fmt.Errorf("%s differ (-calm +storm):\n%s", name, d))
 		}
 	}
 	return life{storm, errors.Join(errs...)}
+}
+
+// modelled is how many customers have read a model.
+func (w *world) modelled() (n uint64) {
+	for _, s := range w.shares {
+		for k, v := range s.store.entities {
+			if s.name == "customers" && k != step.MetaKey && anyModel.Match(v) && !strings.Contains(string(v), `"Model":0`) {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // shrink leaves faults out as long as the world still fails.
@@ -128,7 +142,7 @@ func TestSimulation(t *testing.T) {
 	if testing.Short() {
 		n /= 5
 	}
-	var next, lived, turns, alerts atomic.Uint64
+	var next, lived, turns, alerts, models atomic.Uint64
 	next.Store(*simFrom)
 	var mu sync.Mutex
 	kinds, failed := map[string]int{}, map[uint64]life{}
@@ -152,6 +166,7 @@ func TestSimulation(t *testing.T) {
 				mu.Unlock()
 				turns.Add(l.world.turn)
 				alerts.Add(uint64(len(l.world.effects())))
+				models.Add(l.world.modelled())
 				lived.Add(1)
 				if enough {
 					return
@@ -164,7 +179,7 @@ func TestSimulation(t *testing.T) {
 	for _, n := range kinds {
 		faults += n
 	}
-	t.Logf("%d worlds, %d turns, %d alerts, %d faults: %v", lived.Load(), turns.Load(), alerts.Load(), faults, kinds)
+	t.Logf("%d worlds, %d turns, %d alerts, %d customers with a model, %d faults: %v", lived.Load(), turns.Load(), alerts.Load(), models.Load(), faults, kinds)
 	for seed, l := range failed {
 		if !*simShrink {
 			t.Errorf("seed %d: %v", seed, l.err)
@@ -182,6 +197,9 @@ func TestSimulation(t *testing.T) {
 		if kinds[k] == 0 && n > 100 {
 			t.Errorf("fault %q never happened", k)
 		}
+	}
+	if models.Load() == 0 {
+		t.Error("no customer ever read a model: the simulation shows nothing of them")
 	}
 	if alerts.Load() == 0 {
 		t.Error("no alert was ever due: the simulation shows nothing")

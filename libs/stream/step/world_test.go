@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,13 +22,15 @@ import (
 )
 
 // The world of these tests: clients -> events (devices, on arrival) ->
-// activity (customers, in time order) -> alerts. Log, store and commits are
-// memory; faults come from a seeded generator between any two steps.
+// activity (customers, in time order) -> alerts; and customers -> stats (fitter,
+// on arrival) -> activity again, as what they all read. Log, store and commits
+// are memory; faults come from a seeded generator between any two steps.
 
 const (
 	day       = int64(86_400_000) // ms
 	threshold = 100 * day         // silence that raises an alert
 	typeFact  = "test.fact.v1"
+	typeModel = "test.model.v1"
 )
 
 // device counts its events and reports each to its customer, and a finished
@@ -64,15 +67,29 @@ type customer struct {
 	Orders  int64
 	LastEff int64
 	Raised  bool
+	Model   int64 // as it was when something happened last
 }
 
 type customerFold struct{}
 
+func (customerFold) Model(shop string, data []byte) (any, error) {
+	return strconv.ParseInt(string(data), 10, 64)
+}
+
+// read notes what the fitter had learnt.
+func (s *customer) read(out *step.Effects) {
+	if n, ok := out.Model().(int64); ok {
+		s.Model = n
+	}
+}
+
 func (customerFold) Record(s *customer, f step.Fact, now step.Instant, out *step.Effects) error {
 	s.Hash = xxhash.Sum64String(fmt.Sprint(s.Hash, f.ID, int64(now), f.EventTime))
+	s.read(out)
 	if string(f.Value) != "order" {
 		return nil
 	}
+	out.Publish(step.Message{Topic: "stats", Key: "customers", Type: typeFact, Kind: "stat", Value: []byte(f.ID)})
 	s.Orders++
 	s.LastEff = int64(now)
 	if s.Raised {
@@ -85,9 +102,28 @@ func (customerFold) Record(s *customer, f step.Fact, now step.Instant, out *step
 
 func (customerFold) Wake(s *customer, key step.Key, now step.Instant, out *step.Effects) {
 	s.Raised = true
+	s.read(out)
 	s.Hash = xxhash.Sum64String(fmt.Sprint(s.Hash, "raised", int64(now)))
 	out.Publish(step.Message{Topic: "alerts", Key: key.ID, Type: "alert", ID: fmt.Sprintf("raised/%s/%d", key, int64(now))})
 }
+
+// fitter adds up what the customers of a shop tell, in whatever order, and tells
+// them all.
+type fitter struct {
+	N, Sum uint64
+}
+
+type fitterFold struct{}
+
+func (fitterFold) Record(s *fitter, f step.Fact, _ step.Instant, out *step.Effects) error {
+	s.N, s.Sum = s.N+1, s.Sum+xxhash.Sum64(f.Value)
+	if s.N%3 == 0 {
+		out.Publish(step.Message{Topic: "activity", Broadcast: true, Type: typeModel, Kind: "model", Value: strconv.AppendUint(nil, s.N, 10)})
+	}
+	return nil
+}
+
+func (fitterFold) Wake(*fitter, step.Key, step.Instant, *step.Effects) {}
 
 // asJSON keeps any state as JSON.
 type asJSON[S any] struct{}
@@ -301,7 +337,7 @@ func newWorld(n int32, seed uint64, faults bool) *world {
 		n: n, seed: seed, faults: faults, topics: map[string][]*queueLog{}, cut: 1 + int(seed%9), dirty: 1 + int(seed%5), kinds: map[string]int{},
 		frozen: make([]uint64, processes), feed: make([][]record.Out, n), slow: make([]uint64, n), trace: xxhash.New(),
 	}
-	for _, t := range []string{"events", "activity", "alerts", "dead"} {
+	for _, t := range []string{"events", "activity", "stats", "alerts", "dead"} {
 		for range n {
 			w.topics[t] = append(w.topics[t], &queueLog{pace: int64(seed%3) * 600_000})
 		}
@@ -309,6 +345,7 @@ func newWorld(n int32, seed uint64, faults bool) *world {
 	for p := range n {
 		w.hire("devices", "events", p)
 		w.hire("customers", "activity", p)
+		w.hire("fitter", "stats", p)
 	}
 	return w
 }
@@ -316,11 +353,15 @@ func newWorld(n int32, seed uint64, faults bool) *world {
 func (w *world) hire(name, topic string, p int32) {
 	cfg := step.Config{Processor: name, Topic: topic, Partition: p, LogID: "log-" + topic, FoldVersion: 1, Sources: int(w.n), DeadLetters: "dead", Types: []string{typeFact}, MaxDirty: w.dirty, MaxOuts: 1000}
 	s := &share{name: name, tag: fmt.Sprintf("%s.%d", name, p), assigned: int(p) % processes}
-	if name == "devices" {
+	switch name {
+	case "devices":
 		cfg.Client, cfg.Types, cfg.PassTo = true, []string{step.TypeEvent}, []step.Target{{Topic: "activity", Partitions: w.n}}
 		s.make = func(c step.Config) step.Folder { return step.NewPartition(c, deviceFold{}, asJSON[device]{}) }
-	} else {
-		cfg.Order = step.InTimeOrder
+	case "fitter":
+		cfg.Broadcast = []step.Target{{Topic: "activity", Partitions: w.n}}
+		s.make = func(c step.Config) step.Folder { return step.NewPartition(c, fitterFold{}, asJSON[fitter]{}) }
+	default:
+		cfg.Order, cfg.Model = step.InTimeOrder, typeModel
 		s.make = func(c step.Config) step.Folder { return step.NewPartition(c, customerFold{}, asJSON[customer]{}) }
 	}
 	s.cfg = cfg
@@ -800,7 +841,8 @@ func (w *world) effects() []string {
 	return slices.Sorted(maps.Keys(ids))
 }
 
-// entities is the state of a processor's entities, over all partitions.
+// entities is the state of a processor's entities, over all partitions, but for
+// what hangs on the moment at which something was learnt.
 func (w *world) entities(name string) map[string]string {
 	all := map[string]string{}
 	for _, s := range w.shares {
@@ -808,13 +850,15 @@ func (w *world) entities(name string) map[string]string {
 			continue
 		}
 		for k, v := range s.store.entities {
-			if k != step.MetaKey {
-				all[k] = string(v)
+			if k != step.MetaKey && !strings.HasSuffix(k, "/") {
+				all[k] = anyModel.ReplaceAllString(string(v), "")
 			}
 		}
 	}
 	return all
 }
+
+var anyModel = regexp.MustCompile(`,"Model":[0-9]+`)
 
 // check compares the store, and what was published, with an offline fold of the
 // log. It returns what is wrong.
@@ -901,7 +945,7 @@ func (w *world) checkShare(s *share) error {
 	}
 	// I4: effects are those of the fold, each with its payload.
 	source := fmt.Sprintf("%s/%d/", s.cfg.LogID, s.cfg.Partition)
-	for _, topic := range []string{"activity", "alerts"} {
+	for _, topic := range []string{"activity", "stats", "alerts"} {
 		for p, l := range w.topics[topic] {
 			for i := range l.recs {
 				at := string(l.recs[i].Header(record.HeaderPosition))

@@ -27,6 +27,8 @@ var messages = map[string]func() proto.Message{
 	topics.TypeSupply: func() proto.Message { return &profilev1.Supply{} }, topics.TypeProduct: func() proto.Message { return &profilev1.Product{} },
 	topics.TypeDelta: func() proto.Message { return &recommenderv1.Delta{} },
 	topics.TypeAlert: func() proto.Message { return &churnv1.Alert{} }, topics.TypeSignal: func() proto.Message { return &restockv1.Signal{} },
+	topics.TypeChurnStat: func() proto.Message { return &churnv1.Stat{} }, topics.TypeChurnModel: func() proto.Message { return &churnv1.Model{} },
+	topics.TypeRestockStat: func() proto.Message { return &restockv1.Stat{} }, topics.TypeRestockLayer: func() proto.Message { return &restockv1.Layer{} },
 }
 
 // The parts of an AsyncAPI 3.0 document that are used here, in its order.

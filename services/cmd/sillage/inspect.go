@@ -363,20 +363,20 @@ func (r *reach) processors() ([]stream.Processor, error) {
 	if err != nil {
 		return nil, err
 	}
-	ps := processors(cfg, secret)
-	for i := range ps {
-		if ps[i].Name == churn.Name {
-			ps[i] = churn.Processor(judge)
-		}
-	}
-	return ps, nil
+	return processorsOf(cfg, secret, judge), nil
 }
 
-// processors are all.
+// processors are all, for who asks for no more than what they are called and what
+// they read and write.
 func processors(cfg upConfig, secret string) []stream.Processor {
-	return []stream.Processor{
-		profile.Processor(cfg.profile(secret)), recommender.Processor(cfg.recommender(secret)), churn.Processor(cfg.churn(secret)), restock.Processor(cfg.restock()),
-	}
+	return processorsOf(cfg, secret, cfg.churn(secret))
+}
+
+func processorsOf(cfg upConfig, secret string, judge churn.Config) []stream.Processor {
+	return slices.Concat(
+		[]stream.Processor{profile.Processor(cfg.profile(secret)), recommender.Processor(cfg.recommender(secret))},
+		churn.Processors(judge), restock.Processors(cfg.restock()),
+	)
 }
 
 func verify(ctx context.Context, w io.Writer, ps []stream.Processor, only []string, asJSON bool, client *broker.Client, each func(stream.Processor, int32) (stream.Verdict, error)) error {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -77,6 +78,7 @@ type rig struct {
 	nodes     []*lab.Server // of the store, where it is a cluster
 	front     *lab.Proxy    // between senders and collector
 	toBroker  []*lab.Proxy  // between services and each broker
+	toPeers   []*lab.Proxy  // between each of several brokers and the others
 	toStore   *lab.Proxy    // between services and store
 	beside    *lab.Proxy    // the oracle's way to the store: never disturbed, redirected only
 	kafka     []string      // the oracle's way to the broker
@@ -121,8 +123,11 @@ func newReal(t *testing.T, logs string, nodes int, more capability) *rig {
 	}
 	for range nodes {
 		r.toBroker = append(r.toBroker, lab.NewProxy(t, ""))
+		if nodes > 1 {
+			r.toPeers = append(r.toPeers, lab.NewProxy(t, ""))
+		}
 	}
-	r.broker = lab.NewKafka(t, filepath.Join(r.dir, "kafka"), nodes, r.toBroker...)
+	r.broker = lab.NewKafka(t, filepath.Join(r.dir, "kafka"), nodes, slices.Concat(r.toBroker, r.toPeers)...)
 	r.broker.Start()
 	r.kafka = strings.Split(r.broker.Addr, ",")
 	store := []string{"--appendonly", "yes", "--appendfsync", "everysec", "--user", "services", "on", ">" + storePassword, "~*", "&*", "+@all"}
@@ -259,7 +264,7 @@ func (r *rig) taking() *lab.Process { return r.services[len(r.services)-1] }
 func processors() []stream.Processor {
 	p, m, c := profile.DefaultConfig(), recommender.DefaultConfig(), churn.DefaultConfig()
 	p.IdentitySecret, m.IdentitySecret, c.IdentitySecret = secret, secret, secret
-	return []stream.Processor{profile.Processor(p), recommender.Processor(m), churn.Processor(c), restock.Processor(restock.DefaultConfig())}
+	return slices.Concat([]stream.Processor{profile.Processor(p), recommender.Processor(m)}, churn.Processors(c), restock.Processors(restock.DefaultConfig()))
 }
 
 // command prepares a sub-command of sillage that talks with the system.
