@@ -1,7 +1,6 @@
 package churn
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -23,7 +22,8 @@ import (
 // Name is the processor's name.
 const Name = "churn.customers"
 
-// ShippedVersion names the parameters that decide where no model is pinned.
+// ShippedVersion names the parameters that decide where no model is pinned and none
+// was learnt yet.
 const ShippedVersion = "mbgcnbd-shipped-1"
 
 // Config is the service's configuration.
@@ -34,7 +34,8 @@ type Config struct {
 	HorizonDays    float64 `yaml:"horizon-days" usage:"days for which the probability is asked"`
 	QuietDays      float64 `yaml:"quiet-days" usage:"days of silence below which nobody is alerted"`
 	Holdout        float64 `yaml:"holdout" usage:"share of alerts that no action may follow, for comparison, 0 to 1"`
-	ModelFile      string  `yaml:"model-file" usage:"model that decides, as sillage model fit writes it; empty: the shipped one. Another model judges the past anew: sillage rebuild"`
+	Pinned         bool    `yaml:"pinned" usage:"the shipped model decides, or that of model-file, and not what each shop teaches while it runs"`
+	ModelFile      string  `yaml:"model-file" usage:"model that is pinned, as sillage model fit writes it; another one judges the past anew: sillage rebuild"`
 
 	// Model is what ModelFile holds; nil: the shipped one.
 	Model *churn.Model `yaml:"-"`
@@ -49,8 +50,8 @@ func (c Config) Loaded() (Config, error) {
 	if err != nil {
 		return c, fmt.Errorf("model-file: %w", err)
 	}
-	var m churn.Model
-	if err := json.Unmarshal(data, &m); err != nil {
+	m, _, err := churn.ReadModel(data)
+	if err != nil {
 		return c, fmt.Errorf("model-file %s: %w", c.ModelFile, err)
 	}
 	c.Model = &m
@@ -83,7 +84,11 @@ func (c Config) Validate() error {
 	return errors.Join(append(errs, err)...)
 }
 
-// setting is what decisions read, without gaps, and the name of the model.
+// pinned tells whether model records are not listened to.
+func (c Config) pinned() bool { return c.Pinned || c.ModelFile != "" || c.Model != nil }
+
+// setting is what decisions read until a fitter has said something, without gaps,
+// and the name of the model.
 func (c Config) setting() (churn.Setting, string) {
 	s := c.policy()
 	if c.Model == nil {
@@ -108,16 +113,22 @@ func (c Config) policy() churn.Setting {
 
 // Processor is churn.customers.
 func Processor(cfg Config) stream.Processor {
-	return stream.Processor{
+	p := stream.Processor{
 		Name: Name, Topic: topics.Activity, Layout: state.Buckets, Order: step.InTimeOrder,
-		Types: []string{topics.TypeActivity, topics.TypeMerged}, Wants: wants, FoldVersion: 2,
-		Outputs: []string{topics.ChurnAlerts, topics.ChurnState},
+		Types: []string{topics.TypeActivity, topics.TypeMerged}, Wants: wants, FoldVersion: 3,
+		Outputs: []string{topics.ChurnAlerts, topics.ChurnState, topics.ChurnStats},
 		New:     stream.Of[Customer](NewFold(cfg), Codec{}),
 	}
+	if !cfg.pinned() {
+		p.Model = topics.TypeChurnModel
+	}
+	return p
 }
 
 // Processors are all of the service.
-func Processors(cfg Config) []stream.Processor { return []stream.Processor{Processor(cfg)} }
+func Processors(cfg Config) []stream.Processor {
+	return []stream.Processor{Processor(cfg), Fitter(cfg)}
+}
 
 // Part is the service as a part of a process.
 func Part(h *host.Host, cfg Config) (host.Part, error) {
@@ -125,10 +136,10 @@ func Part(h *host.Host, cfg Config) (host.Part, error) {
 	if err != nil {
 		return host.Part{}, err
 	}
-	p := Processor(cfg)
+	p, fitter := Processor(cfg), Fitter(cfg)
 	server := NewServer(cfg, Deps{Lookup: h.LookupOne(p), Clock: h.Clock(p), Watch: h.Watch})
 	return host.Part{
-		Processors: []stream.Processor{p}, Components: []service.Component{h.Component(p)},
+		Processors: []stream.Processor{p, fitter}, Components: []service.Component{h.Component(p), h.Component(fitter)},
 		Register: func(s *grpc.Server) { churnv1.RegisterChurnServiceServer(s, server) },
 	}, nil
 }

@@ -485,7 +485,7 @@ func TestCodecRoundTrip(t *testing.T) {
 			t.Fatal(err)
 		}
 		if d := cmp.Diff(c, got, cmp.Comparer(func(a, b churn.Customer) bool {
-			return a.Standing == b.Standing && slices.Equal(a.Recent, b.Recent) && a.Customer == b.Customer
+			return a.Standing == b.Standing && slices.Equal(a.Recent, b.Recent) && a.Customer == b.Customer && a.Label == b.Label
 		})); d != "" {
 			t.Fatal(d)
 		}

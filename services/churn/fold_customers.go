@@ -24,6 +24,7 @@ import (
 // Customer is what is remembered of a customer.
 type Customer struct {
 	churn.Customer
+	Label    churn.Label
 	Standing [16]byte // id of the last RAISED; zero where there was none
 	Recent   []Order  // of the last 7 days, oldest first: an order may come by two ways
 }
@@ -44,25 +45,48 @@ const (
 
 // Fold folds what customers do.
 type Fold struct {
-	secret  []byte
+	secret []byte
+	pinned inForce // decides where the shop's fitter has said nothing, or is not listened to
+	learns bool
+}
+
+// inForce is what decides: a setting, and the version of the model in it.
+type inForce struct {
 	setting churn.Setting
-	version string // of the model
+	version string
 }
 
 // NewFold returns the fold of churn.customers.
 func NewFold(cfg Config) Fold {
-	f := Fold{secret: []byte(cfg.IdentitySecret)}
-	f.setting, f.version = cfg.setting()
+	f := Fold{secret: []byte(cfg.IdentitySecret), learns: !cfg.pinned()}
+	f.pinned.setting, f.pinned.version = cfg.setting()
 	return f
 }
 
-// with is the setting with what was not observed.
-func (f Fold) with(unobserved []step.Interval) *churn.Setting {
-	s := f.setting
-	if len(unobserved) > 0 {
-		s.Observed = func(from, to int64) int64 { return step.Observed(unobserved, from, to) }
+// Model reads what the shop's fitter has learnt.
+func (f Fold) Model(_ string, data []byte) (any, error) {
+	m, version, err := ReadModelRecord(data)
+	if err != nil {
+		return nil, err
 	}
-	return &s
+	learnt := inForce{f.pinned.setting, version}
+	if err := m.Into(&learnt.setting); err != nil {
+		return nil, err
+	}
+	return &learnt, nil
+}
+
+// with is what decides: the model that a fitter has said last, if any, and what was
+// not observed.
+func (f Fold) with(model any, unobserved []step.Interval) (*churn.Setting, string) {
+	now := f.pinned
+	if learnt, ok := model.(*inForce); ok {
+		now = *learnt
+	}
+	if len(unobserved) > 0 {
+		now.setting.Observed = func(from, to int64) int64 { return step.Observed(unobserved, from, to) }
+	}
+	return &now.setting, now.version
 }
 
 // wants passes by what devices did, which is most of a click stream: a device is
@@ -106,14 +130,14 @@ func (f Fold) Record(c *Customer, fact step.Fact, now step.Instant, out *step.Ef
 		out.Drop() // a device is no customer
 		return nil
 	}
-	s := f.with(out.Unobserved())
+	s, version := f.with(out.Model(), out.Unobserved())
 	at, known := a.EventTimeMs*1000, int64(now)
 	var alert churn.Alert
 	var said bool
 	if a.Consent != nil {
 		if refuses := a.Consent.RefusesMarketing || a.Consent.RefusesAnalytics; refuses != c.Objected() {
 			alert, said = c.Object(known, refuses, s)
-			f.say(c, alert, said, out)
+			f.say(c, alert, said, version, out)
 		}
 	}
 	switch a.Kind {
@@ -129,7 +153,7 @@ func (f Fold) Record(c *Customer, fact step.Fact, now step.Instant, out *step.Ef
 			c.remember(&a, "order", at, known)
 		}
 		alert, said = c.Order(at, known, a.Order.GetTotal().GetMicros(), a.Order.GetTotal().GetCurrency(), s)
-		f.say(c, alert, said, out)
+		f.say(c, alert, said, version, out)
 	case eventv1.Kind_KIND_ORDER_REFUNDED, eventv1.Kind_KIND_ORDER_CANCELLED:
 		if _, again := c.seen(&a, a.Kind.String(), known); again {
 			break
@@ -156,7 +180,7 @@ func (f Fold) Record(c *Customer, fact step.Fact, now step.Instant, out *step.Ef
 		}
 	case eventv1.Kind_KIND_UNSUBSCRIBED:
 		alert, said = c.Object(known, true, s)
-		f.say(c, alert, said, out)
+		f.say(c, alert, said, version, out)
 	}
 	f.sleep(c, now, s, out)
 	return nil
@@ -177,19 +201,38 @@ func visit(s *profilev1.Session) churn.Behaviour {
 
 // Wake decides at the moment the risk was computed to pass the threshold.
 func (f Fold) Wake(c *Customer, key step.Key, now step.Instant, out *step.Effects) {
-	s := f.with(out.Unobserved())
+	s, version := f.with(out.Model(), out.Unobserved())
 	alert, said := c.Wake(int64(now), f.draw(key, c.Episode()), s)
-	f.say(c, alert, said, out)
+	f.say(c, alert, said, version, out)
 	f.sleep(c, now, s, out)
 }
 
-// sleep asks when to look again.
+// sleep tells the fitter what has become due, and asks when to look again.
 func (f Fold) sleep(c *Customer, now step.Instant, s *churn.Setting, out *step.Effects) {
-	if at, ok := c.NextWake(int64(now), s); ok {
+	at, ok := c.NextWake(int64(now), s)
+	if f.learns {
+		hash := xxhash.Sum64String("churn label|" + out.Key().String())
+		if stat, due := c.Label.Turn(&c.Customer, hash, int64(now), s); due {
+			f.tell(&stat, out)
+		}
+		if turn, due := c.Label.Next(&c.Customer, hash, int64(now), s); due && (!ok || turn < at) {
+			at, ok = turn, true
+		}
+	}
+	if ok {
 		out.WakeAt(step.Instant(at))
 		return
 	}
 	out.Sleep()
+}
+
+// tell publishes a stat.
+func (f Fold) tell(stat *churn.Stat, out *step.Effects) {
+	value, err := statRecord(stat)
+	if err != nil {
+		panic(err) // only for text that is no UTF-8, of which there is none
+	}
+	out.Publish(step.Message{Topic: topics.ChurnStats, Key: fitterKey, Type: topics.TypeChurnStat, Kind: "label", Subject: out.Key().ID, Value: value})
 }
 
 // draw chooses the arm: uniform, and nobody's to guess without the secret.
@@ -200,12 +243,12 @@ func (f Fold) draw(key step.Key, episode uint32) uint64 {
 }
 
 // say publishes an alert.
-func (f Fold) say(c *Customer, a churn.Alert, said bool, out *step.Effects) {
+func (f Fold) say(c *Customer, a churn.Alert, said bool, version string, out *step.Effects) {
 	if !said {
 		return
 	}
 	key := out.Key()
-	p := payload(a, key, f.version, out.Historical())
+	p := payload(a, key, version, out.Historical())
 	id := alertID(key, a.Episode, p.Kind, a.Due)
 	p.AlertID = hex.EncodeToString(id[:])
 	if a.Kind == churn.Raised {

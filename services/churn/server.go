@@ -16,7 +16,8 @@ import (
 
 // Deps is what the server needs of its surroundings.
 type Deps struct {
-	// Lookup returns the bytes that Codec wrote of an entity.
+	// Lookup returns the bytes that Codec wrote of an entity; of none, "", the shop's
+	// last model record.
 	Lookup func(ctx context.Context, shop, id string) (state []byte, ok bool, err error)
 	// Clock returns where the shop's clock stands for an entity, and what was
 	// not observed before.
@@ -67,10 +68,22 @@ func (s *Server) GetRisk(ctx context.Context, r *churnv1.GetRiskRequest) (*churn
 		at = r.AtMs * 1000
 	}
 	at = max(at, c.LastOrder())
-	setting := s.fold.with(unobserved)
+	var model any
+	if s.fold.learns {
+		data, ok, err := s.deps.Lookup(ctx, r.Shop, "")
+		if err != nil {
+			return nil, status.Errorf(codes.Unavailable, "the store does not answer: %v", err)
+		}
+		if ok {
+			if model, err = s.fold.Model(r.Shop, data); err != nil {
+				return nil, status.Errorf(codes.DataLoss, "model of the shop: %v", err)
+			}
+		}
+	}
+	setting, version := s.fold.with(model, unobserved)
 	res := &churnv1.GetRiskResponse{
 		CustomerId: id, HorizonDays: uint32(setting.Policy.HorizonDays), Orders: uint32(c.Orders()), Alerted: c.Raised(),
-		AtMs: at / 1000, ClockMs: clock.Millis(), ModelVersion: s.fold.version,
+		AtMs: at / 1000, ClockMs: clock.Millis(), ModelVersion: version,
 	}
 	score, ok := c.Score(at, setting)
 	if !ok {

@@ -16,13 +16,20 @@ import (
 // Codec is how a customer lies in the store.
 type Codec struct{}
 
-// codecVersion is of what stands around the packed customer, which has its own.
-const codecVersion = 1
+// Versions of what stands around the packed customer, which has its own.
+const (
+	plain    = 1 // of whom no label is open
+	labelled = 2 // an open label follows the customer
+)
 
 // Append appends the customer's bytes.
 func (Codec) Append(b []byte, c *Customer) []byte {
-	b = append(b, codecVersion)
-	b, _ = c.AppendBinary(b) // never fails
+	version := byte(plain)
+	if c.Label.Open() {
+		version = labelled
+	}
+	b, _ = c.AppendBinary(append(b, version)) // never fails
+	b, _ = c.Label.AppendBinary(b)            // nor this
 	b = append(b, c.Standing[:]...)
 	b = binary.AppendUvarint(b, uint64(len(c.Recent)))
 	for _, o := range c.Recent {
@@ -39,19 +46,23 @@ var errCodec = errors.New("not a customer of a known version")
 
 // Unmarshal reads what any version has written.
 func (Codec) Unmarshal(b []byte, c *Customer) error {
-	if len(b) < 1 || b[0] != codecVersion {
+	if len(b) < 1 || b[0] != plain && b[0] != labelled {
 		return errCodec
+	}
+	label := 0
+	if b[0] == labelled {
+		label = churn.LabelBytes
 	}
 	b = b[1:]
 	n := churn.PackedBytes(b)
-	if n == 0 || len(b) < n+len(c.Standing) {
+	if n == 0 || len(b) < n+label+len(c.Standing) {
 		return errCodec
 	}
 	*c = Customer{}
-	if err := c.UnmarshalBinary(b[:n]); err != nil {
+	if err := errors.Join(c.UnmarshalBinary(b[:n]), c.Label.UnmarshalBinary(b[n:n+label])); err != nil {
 		return err
 	}
-	b = b[n:]
+	b = b[n+label:]
 	b = b[copy(c.Standing[:], b):]
 	orders, k := binary.Uvarint(b)
 	if k <= 0 || orders > maxRecent+1 {

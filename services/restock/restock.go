@@ -18,10 +18,14 @@ import (
 	"github.com/sillage-io/sillage/services/internal/host"
 )
 
-// Name is the processor's name.
-const Name = "restock.products"
+// Names of the processors.
+const (
+	Name       = "restock.products"
+	FitterName = "restock.fitter"
+)
 
-// ModelVersion names the model that decides.
+// ModelVersion names the model that decides; behind a plus follows what it has learnt of
+// the shop: until which day, and a checksum.
 const ModelVersion = "gamma-poisson-2"
 
 // Config is the service's configuration.
@@ -41,6 +45,7 @@ type Config struct {
 	ShelfDays    float64 `yaml:"shelf-days" usage:"days for which a unit can be sold after it came; 0: it does not spoil"`
 	LeadDays     float64 `yaml:"lead-days" usage:"days from order to receipt, believed until receipts are seen"`
 	LeadCV       float64 `yaml:"lead-cv" usage:"coefficient of variation of the lead time, believed until receipts are seen"`
+	Pinned       bool    `yaml:"pinned" usage:"nothing is learnt across a shop's products, and what was learnt is not used; to change it judges the past anew: sillage rebuild"`
 }
 
 // DefaultConfig returns the defaults.
@@ -85,23 +90,37 @@ func (c Config) setting() restock.Setting {
 
 // Processor is restock.products.
 func Processor(cfg Config) stream.Processor {
-	return stream.Processor{
+	p := stream.Processor{
 		Name: Name, Topic: topics.Supply, Layout: state.Buckets, Order: step.InTimeOrder,
-		Types: []string{topics.TypeSupply}, FoldVersion: 2,
-		Outputs: []string{topics.RestockSignals, topics.RestockState},
+		Types: []string{topics.TypeSupply}, FoldVersion: 3,
+		Outputs: []string{topics.RestockSignals, topics.RestockState, topics.RestockStats},
 		New:     stream.Of[Product](NewFold(cfg), Codec{}),
+	}
+	if !cfg.Pinned {
+		p.Model = topics.TypeRestockLayer
+	}
+	return p
+}
+
+// Fitter is restock.fitter, which learns what the products of a shop share.
+func Fitter() stream.Processor {
+	return stream.Processor{
+		Name: FitterName, Topic: topics.RestockStats, Layout: state.PerKey, Order: step.OnArrival,
+		Types: []string{topics.TypeRestockStat}, FoldVersion: 1,
+		Outputs: []string{topics.Supply}, Broadcast: []string{topics.Supply},
+		New: stream.Of[restock.Pool](FitterFold{}, FitterCodec{}),
 	}
 }
 
 // Processors are all of the service.
-func Processors(cfg Config) []stream.Processor { return []stream.Processor{Processor(cfg)} }
+func Processors(cfg Config) []stream.Processor { return []stream.Processor{Processor(cfg), Fitter()} }
 
 // Part is the service as a part of a process.
 func Part(h *host.Host, cfg Config) (host.Part, error) {
-	p := Processor(cfg)
+	p, fitter := Processor(cfg), Fitter()
 	server := NewServer(cfg, Deps{Lookup: h.LookupOne(p), Clock: h.Clock(p), Watch: h.Watch})
 	return host.Part{
-		Processors: []stream.Processor{p}, Components: []service.Component{h.Component(p)},
+		Processors: []stream.Processor{p, fitter}, Components: []service.Component{h.Component(p), h.Component(fitter)},
 		Register: func(s *grpc.Server) { restockv1.RegisterRestockServiceServer(s, server) },
 	}, nil
 }

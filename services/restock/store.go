@@ -129,13 +129,13 @@ func demand(d restock.Demand, days float64) Demand {
 	}
 }
 
-func payload(s restock.Signal, key step.Key, name string, historical bool) Payload {
+func payload(s restock.Signal, key step.Key, name, version string, historical bool) Payload {
 	p := Payload{
 		Kind: strings.ToLower(s.Kind.String()), Severity: strings.ToLower(s.Severity.String()), Shop: key.Shop, ProductID: key.ID, ProductName: name, Cycle: s.Cycle, Revision: uint32(s.Revision),
 		DueMS: s.Due / 1000, OnHand: s.OnHand, OnOrder: s.OnOrder, InventoryPosition: s.Position,
 		LeadTimeDays: round(s.Lead.Mean), LeadTimeP90Days: round(s.LeadP90), Risk: round(s.Risk), ServiceLevel: s.ServiceLevel,
 		Demand: demand(s.Demand, s.WindowDays), ReorderPoint: s.ReorderPoint, OrderUpTo: s.OrderUpTo, OrderQuantity: s.Quantity,
-		Reasons: reasons(s.Reasons), ModelVersion: ModelVersion, Historical: historical,
+		Reasons: reasons(s.Reasons), ModelVersion: version, Historical: historical,
 	}
 	// After a lead time and a review the decision is another one.
 	p.ExpiresMS = p.DueMS + int64(s.WindowDays*day)/1000

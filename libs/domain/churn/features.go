@@ -60,18 +60,20 @@ func (f *Features) dot(w *Features) float64 {
 	return sum
 }
 
+// less takes the means away.
+func (f *Features) less(mean *Features) {
+	for i := range f {
+		f[i] -= mean[i]
+	}
+}
+
 // features returns those that follow from the state; [Features.complete] adds
 // those that follow from the base score.
 func (c *Customer) features(h History, now int64, s *Setting) Features {
-	var f Features
-	x, silence := float64(h.X), h.Age-h.Recency
-	f[featOrders] = math.Log1p(x)
-	f[featSilence] = math.Log((silence + 3) / 30)
-	f[featAge] = math.Log((h.Age + 7) / 90)
+	f := h.features(s.Policy.HorizonDays)
+	x := float64(h.X)
 	if h.X > 0 {
 		gap := h.Recency/x + 7
-		ratio := math.Log((silence + 7) / gap)
-		f[featRatio], f[featRatio2], f[featOverdue] = ratio, ratio*ratio/4, max(0, ratio)
 		k := min(h.X, kept-1)
 		for k > 1 && c.recent[k] == 0 { // taken back or added late
 			k--
@@ -81,13 +83,10 @@ func (c *Customer) features(h History, now int64, s *Setting) Features {
 			f[featTrend] = math.Log((float64(c.recent[0]-c.recent[k])/86400/float64(k) + 7) / gap)
 		}
 		f[featSpread] = math.Sqrt((max(0, float64(c.logGaps2)-c.logGaps*c.logGaps/x)+1)/(x+1)) - 1
-	} else {
-		f[featSingle] = 1
 	}
 	if c.total > 0 {
 		f[featSpend] = math.Log(float64(c.total)/1e6/(x+1)/s.Value.Mean(0, 0)) / 2
 	}
-	f[featHorizon] = math.Tanh((silence - s.Policy.HorizonDays) / 20)
 	if c.behaved != 0 {
 		d := max(0, days(now-int64(c.behaved)*second))
 		fast, slow := math.Exp2(-d/weekHalf), math.Exp2(-d/quarterHalf)
@@ -102,6 +101,23 @@ func (c *Customer) features(h History, now int64, s *Setting) Features {
 	if c.refunds > 0 {
 		f[featRefunds] = math.Log1p(float64(c.refunds) / (x + 1))
 	}
+	return f
+}
+
+// features returns those that follow from the history and the horizon alone.
+func (h History) features(horizon float64) Features {
+	var f Features
+	x, silence := float64(h.X), h.Age-h.Recency
+	f[featOrders] = math.Log1p(x)
+	f[featSilence] = math.Log((silence + 3) / 30)
+	f[featAge] = math.Log((h.Age + 7) / 90)
+	if h.X > 0 {
+		ratio := math.Log((silence + 7) / (h.Recency/x + 7))
+		f[featRatio], f[featRatio2], f[featOverdue] = ratio, ratio*ratio/4, max(0, ratio)
+	} else {
+		f[featSingle] = 1
+	}
+	f[featHorizon] = math.Tanh((silence - horizon) / 20)
 	return f
 }
 

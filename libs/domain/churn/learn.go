@@ -143,10 +143,10 @@ func (l *Learner) Learn(f *Features, base float64, churned bool, weight float64)
 	}
 	for i := range dim {
 		l.mean[i] += step * g[i]
-		row := &l.cov[i]
 		d := shrink * g[i]
-		for j := range dim {
-			row[j] -= d * g[j]
+		for j := i; j < dim; j++ { // both halves alike, to the last bit
+			v := l.cov[i][j] - d*g[j]
+			l.cov[i][j], l.cov[j][i] = v, v
 		}
 	}
 	l.n += weight
@@ -209,9 +209,11 @@ func (l *Level) Closed(day, said, was, step, horizon float64) {
 	if before, ok := l.at(day-yearDays, step); ok && before.day-l.first >= yearBefore {
 		l.year.add(keep, weight, before.was-before.said, c.was-c.said)
 	}
-	if l.closed = append(l.closed, c); len(l.closed) > 400 {
-		l.closed = append(l.closed[:0], l.closed[100:]...)
+	old := 0 // nobody asks for what is longer ago than a year and a step
+	for old < len(l.closed) && l.closed[old].day < day-yearDays-2*step {
+		old++
 	}
+	l.closed = append(slices.Delete(l.closed, 0, old), c)
 }
 
 // at returns the closed day that a day is, or that a step before it was.

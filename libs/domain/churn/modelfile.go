@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
 )
 
@@ -20,6 +21,7 @@ type Model struct {
 	ValueLevel  float64
 	Season      float64
 	Correction  *Correction // nil: the base score is the score
+	Study       Study       // of a model that goes on learning
 	Learnt      Learnt
 }
 
@@ -37,7 +39,7 @@ type Learnt struct {
 func ModelOf(name string, s Setting, l Learnt) Model {
 	return Model{
 		Name: name, HorizonDays: s.Policy.HorizonDays, Params: s.Params, Value: s.Value, ValueLevel: s.ValueLevel, Season: s.Season,
-		Correction: s.Correction, Learnt: l,
+		Correction: s.Correction, Study: s.Study, Learnt: l,
 	}
 }
 
@@ -47,7 +49,7 @@ func (m Model) Into(s *Setting) error {
 	if m.Correction != nil && m.HorizonDays != s.Policy.HorizonDays {
 		return fmt.Errorf("model %s is for a horizon of %g days, not %g", m.Name, m.HorizonDays, s.Policy.HorizonDays)
 	}
-	s.Params, s.Value, s.ValueLevel, s.Season, s.Correction = m.Params, m.Value, m.ValueLevel, m.Season, m.Correction
+	s.Params, s.Value, s.ValueLevel, s.Season, s.Correction, s.Study = m.Params, m.Value, m.ValueLevel, m.Season, m.Correction, m.Study
 	return nil
 }
 
@@ -64,6 +66,7 @@ type modelForm struct {
 	Value       valueForm      `json:"gamma_gamma"`
 	Season      float64        `json:"season,omitempty"`
 	Correction  *correctedForm `json:"correction,omitempty"`
+	Learning    *studyForm     `json:"learning,omitempty"`
 	Learnt      Learnt         `json:"learnt"`
 }
 
@@ -82,6 +85,12 @@ type valueForm struct {
 	Level float64 `json:"level,omitempty"`
 }
 
+// studyForm is of a model that goes on learning, and decides nothing.
+type studyForm struct {
+	Sample float64        `json:"sample"` // share of the customers who are learnt from, a power of two
+	Trial  *correctedForm `json:"trial,omitempty"`
+}
+
 type correctedForm struct {
 	Intercept float64            `json:"intercept"`
 	Weights   map[string]float64 `json:"weights"`
@@ -92,15 +101,65 @@ func (m Model) form() modelForm {
 		Format: modelFormat, Predictor: "churn", Name: m.Name, HorizonDays: m.HorizonDays,
 		Params: paramsForm(m.Params), Value: valueForm{m.Value.P, m.Value.Q, m.Value.Gamma, m.ValueLevel}, Season: m.Season, Learnt: m.Learnt,
 	}
-	if m.Correction != nil {
-		f.Correction = &correctedForm{Intercept: m.Correction.Intercept, Weights: map[string]float64{}}
-		for i, name := range FeatureNames() {
-			if w := m.Correction.Weights[i]; w != 0 {
-				f.Correction.Weights[name] = w
-			}
+	f.Correction = m.Correction.form()
+	if m.Study != (Study{}) {
+		f.Learning = &studyForm{Sample: math.Exp2(-float64(m.Study.Halvings)), Trial: m.Study.Trial.form()}
+	}
+	return f
+}
+
+func (c *Correction) form() *correctedForm {
+	if c == nil {
+		return nil
+	}
+	f := &correctedForm{Intercept: c.Intercept, Weights: map[string]float64{}}
+	for i, name := range FeatureNames() {
+		if w := c.Weights[i]; w != 0 {
+			f.Weights[name] = w
 		}
 	}
 	return f
+}
+
+// read returns the correction and every mistake.
+func (f *correctedForm) read(what string) (*Correction, error) {
+	if f == nil {
+		return nil, nil
+	}
+	index := map[string]int{}
+	for i, name := range FeatureNames() {
+		index[name] = i
+	}
+	c := &Correction{Intercept: f.Intercept}
+	var errs []error
+	for name, w := range f.Weights {
+		i, ok := index[name]
+		if !ok {
+			errs = append(errs, fmt.Errorf("churn.%s.%s: no such feature", what, name))
+			continue
+		}
+		c.Weights[i] = w
+	}
+	return c, errors.Join(errs...)
+}
+
+// AppendJSON appends the model as it is written to files and to the log: lines of
+// JSON with its features by name.
+func (m Model) AppendJSON(b []byte) ([]byte, error) {
+	data, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return b, fmt.Errorf("write model %s: %w", m.Name, err)
+	}
+	return append(append(b, data...), '\n'), nil
+}
+
+// ReadModel reads what [Model.AppendJSON] writes, and the version.
+func ReadModel(data []byte) (m Model, version string, err error) {
+	if err := json.Unmarshal(data, &m); err != nil {
+		return Model{}, "", err
+	}
+	version, err = m.Version()
+	return m, version, err
 }
 
 // MarshalJSON writes the model with its features by name.
@@ -122,23 +181,16 @@ func (m *Model) UnmarshalJSON(data []byte) error {
 		Name: f.Name, HorizonDays: f.HorizonDays, Params: Params(f.Params), Value: Value{f.Value.P, f.Value.Q, f.Value.Gamma},
 		ValueLevel: f.Value.Level, Season: f.Season, Learnt: f.Learnt,
 	}
-	var errs []error
-	if f.Correction != nil {
-		index := map[string]int{}
-		for i, name := range FeatureNames() {
-			index[name] = i
-		}
-		got.Correction = &Correction{Intercept: f.Correction.Intercept}
-		for name, w := range f.Correction.Weights {
-			i, ok := index[name]
-			if !ok {
-				errs = append(errs, fmt.Errorf("churn.correction.%s: no such feature", name))
-				continue
-			}
-			got.Correction.Weights[i] = w
+	var errs [4]error
+	got.Correction, errs[0] = f.Correction.read("correction")
+	if l := f.Learning; l != nil {
+		got.Study.Trial, errs[1] = l.Trial.read("learning.trial")
+		if got.Study.Halvings = int(-math.Log2(l.Sample)); math.Exp2(-float64(got.Study.Halvings)) != l.Sample {
+			errs[2] = fmt.Errorf("churn.learning.sample: %g is no power of two up to 1", l.Sample)
 		}
 	}
-	if err := errors.Join(append(errs, got.Validate())...); err != nil {
+	errs[3] = got.Validate()
+	if err := errors.Join(errs[:]...); err != nil {
 		return fmt.Errorf("read a churn model: %w", err)
 	}
 	*m = got
@@ -163,7 +215,7 @@ func (m Model) Validate() error {
 // another one of that name.
 func (m Model) Version() (string, error) {
 	f := m.form()
-	f.Learnt = Learnt{}
+	f.Learnt, f.Learning = Learnt{}, nil
 	data, err := json.Marshal(f)
 	if err != nil {
 		return "", fmt.Errorf("name the version of model %s: %w", m.Name, err)

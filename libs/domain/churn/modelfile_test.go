@@ -22,6 +22,10 @@ func model(t *rapid.T) churn.Model {
 			s.Correction.Weights[i] = within("weight", -2, 2)
 		}
 	}
+	if rapid.Bool().Draw(t, "learning") {
+		s.Study = churn.Study{Halvings: rapid.IntRange(0, churn.MaxHalvings).Draw(t, "halvings"), Trial: &churn.Correction{Intercept: within("intercept", -2, 2)}}
+		s.Study.Trial.Weights[0] = within("weight", -2, 2)
+	}
 	return churn.ModelOf("shop-1", s, churn.Learnt{SHA256: "ab", From: "2020-01-01", To: "2021-01-01", Customers: 10, Orders: 20, Labels: 3.5})
 }
 
@@ -30,12 +34,12 @@ func model(t *rapid.T) churn.Model {
 func TestModelReadAgain(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := model(t)
-		data, err := json.Marshal(m)
+		data, err := m.AppendJSON([]byte("x"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		var again churn.Model
-		if err := json.Unmarshal(data, &again); err != nil {
+		again, read, err := churn.ReadModel(data[1:])
+		if err != nil {
 			t.Fatal(err)
 		}
 		if d := cmp.Diff(m, again); d != "" {
@@ -43,15 +47,20 @@ func TestModelReadAgain(t *testing.T) {
 		}
 		v, err := m.Version()
 		w, err2 := again.Version()
-		if err != nil || err2 != nil || v != w {
+		if err != nil || err2 != nil || v != w || v != read {
 			t.Errorf("version %q (%v), read again %q (%v)", v, err, w, err2)
+		}
+		if again.Study = (churn.Study{}); again.Study != m.Study {
+			if w, _ := again.Version(); w != v {
+				t.Errorf("what is tried is part of the version: %q and %q", v, w)
+			}
 		}
 		again.Params.R *= 2
 		if w, _ := again.Version(); w == v {
 			t.Errorf("other parameters have the same version %q", w)
 		}
 		s := churn.DefaultSetting()
-		if err := m.Into(&s); err != nil || s.Params != m.Params || s.Correction != m.Correction {
+		if err := m.Into(&s); err != nil || s.Study != m.Study || s.Params != m.Params || s.Correction != m.Correction {
 			t.Errorf("setting has %+v (%v), want that of the model", s.Params, err)
 		}
 		s.Policy.HorizonDays++
@@ -73,6 +82,8 @@ func TestModelRefused(t *testing.T) {
 		"no rate":           {`"r":0.87`, `"r":0`, "r:"},
 		"a name with slash": {`"shop"`, `"../shop"`, "name"},
 		"an unknown weight": {`"learnt"`, `"correction":{"intercept":0,"weights":{"age_of_moon":1}},"learnt"`, "age_of_moon"},
+		"half a halving":    {`"learnt"`, `"learning":{"sample":0.3},"learnt"`, "sample"},
+		"an unknown trial":  {`"learnt"`, `"learning":{"sample":1,"trial":{"intercept":0,"weights":{"moon":1}}},"learnt"`, "moon"},
 		"no JSON":           {`{`, `[`, "churn model"},
 	} {
 		t.Run(name, func(t *testing.T) {

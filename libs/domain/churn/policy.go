@@ -93,6 +93,7 @@ type Setting struct {
 	ValueLevel float64     // multiplies what [Value] expects of a customer; 0: 1
 	Season     float64     // orders expected in the horizon by those of the recent past; 0: 1
 	Correction *Correction // nil: the base score is the score
+	Study      Study       // read by [Label] only
 	Policy     Policy
 	Observed   Observed       // nil: no gaps
 	Location   *time.Location // whose days merge orders; nil: UTC
@@ -105,7 +106,7 @@ func DefaultSetting() Setting {
 
 // Validate reports every mistake of the parts.
 func (s *Setting) Validate() error {
-	errs := []error{s.Params.Validate(), s.Value.Validate(), s.Policy.Validate()}
+	errs := []error{s.Params.Validate(), s.Value.Validate(), s.Policy.Validate(), s.Study.Validate()}
 	if !(s.ValueLevel >= 0 && s.ValueLevel <= 100) {
 		errs = append(errs, fmt.Errorf("churn.value-level: %g is not inside [0, 100]", s.ValueLevel))
 	}

@@ -3,7 +3,6 @@ package churn
 import (
 	"errors"
 	"fmt"
-	"math"
 )
 
 // TrainConfig says how a shop's model is learnt from its customers' lives.
@@ -42,14 +41,9 @@ func (c TrainConfig) Validate() error {
 type Trainer struct {
 	cfg     TrainConfig
 	setting Setting
-	learner *Learner
-	level   *Level
-	slices  []slice    // open labels, oldest first
-	gain    float64    // decayed Brier score of the base less that of the correction
-	spent   [2]float64 // decayed logarithms of spend by what was foretold of it, and their weight
-	trust   [2]float64 // decayed products of what the correction changed with what was wrong, and with itself
+	lessons lessons
+	slices  []slice // open labels, oldest first
 	refits  int
-	last    float64 // day of the last snapshot
 }
 
 // slice is a snapshot of the shop on a day.
@@ -76,7 +70,7 @@ type taken struct {
 // location and value.
 func NewTrainer(c TrainConfig, s Setting) *Trainer {
 	s.Correction, s.Season = nil, 0
-	return &Trainer{cfg: c, setting: s, learner: NewLearner(c.Learn)}
+	return &Trainer{cfg: c, setting: s, lessons: newLessons(c.Learn)}
 }
 
 // Setting returns the model as learnt up to the last snapshot.
@@ -88,10 +82,10 @@ func (t *Trainer) Fitted() bool { return t.refits > 0 }
 
 // Gain returns by how much the running Brier score of the base exceeds that of the
 // correction; the correction speaks where it is positive.
-func (t *Trainer) Gain() float64 { return t.gain }
+func (t *Trainer) Gain() float64 { return t.lessons.gain }
 
 // Labels returns how many labels have been learnt, decayed and in whole windows.
-func (t *Trainer) Labels() float64 { return t.learner.Labels() }
+func (t *Trainer) Labels() float64 { return t.lessons.learner.Labels() }
 
 // Snapshot takes the shop as it is at an instant: closes the labels whose horizon
 // is over, fits the base model to the histogram, and takes new snapshots. Customers
@@ -101,7 +95,6 @@ func (t *Trainer) Snapshot(now int64, customers []Customer, g Histogram, sumLogG
 	horizon := t.setting.Policy.HorizonDays
 	t.refit(day, customers, g, sumLogGap)
 	if !t.cfg.Correct {
-		t.last = day
 		return
 	}
 	for len(t.slices) > 0 && t.slices[0].day+horizon <= day {
@@ -110,7 +103,6 @@ func (t *Trainer) Snapshot(now int64, customers []Customer, g Histogram, sumLogG
 		t.slices = t.slices[1:]
 	}
 	t.take(now, day, customers)
-	t.last = day
 }
 
 // coldFit is after how many fits one starts again from all starts, lest it stays at
@@ -192,14 +184,11 @@ func (t *Trainer) take(now int64, day float64, customers []Customer) {
 	if ordered == 0 {
 		return
 	}
-	if t.level == nil {
-		t.level = NewLevel(t.cfg.Learn, day)
-	}
+	t.lessons.begin(day)
 	rate := min(1, float64(t.cfg.Sample)/float64(ordered))
-	weights := t.learner.Weights()
-	sl := slice{day: day, spoken: t.learner.Labels() > 0}
+	weights := t.lessons.learner.Weights()
+	sl := slice{day: day, spoken: t.Labels() > 0}
 	var logits, corrected []float64
-	var total float64
 	orders := NewOrders(s.Params)
 	for i := range customers {
 		c := &customers[i]
@@ -207,9 +196,9 @@ func (t *Trainer) take(now int64, day float64, customers []Customer) {
 			continue
 		}
 		h := c.History(now, s)
-		base := s.base(h)
+		base := logit(s.base(h))
 		f := c.features(h, now, s)
-		k := taken{who: i, order: c.LastOrder(), history: h, base: float32(logit(base)), spend: c.total}
+		k := taken{who: i, order: c.LastOrder(), history: h, base: float32(base), spend: c.total}
 		for j, v := range f {
 			k.features[j] = float32(v)
 		}
@@ -217,39 +206,23 @@ func (t *Trainer) take(now int64, day float64, customers []Customer) {
 			x, mean := c.Spend()
 			k.expected = float32(s.Value.Mean(x, mean) * s.Params.PAlive(h) * orders.Expected(h, s.horizon()))
 		}
-		f.complete(logit(base))
-		logits = append(logits, logit(base))
-		corrected = append(corrected, logit(base)+weights.dot(&f))
-		total += base
+		f.complete(base)
+		logits = append(logits, base)
+		corrected = append(corrected, base+weights.dot(&f))
 		sl.taken = append(sl.taken, k)
 	}
+	if len(sl.taken) == 0 {
+		return
+	}
 	// As many are said to leave as the base score says.
-	anchor := shiftTo(corrected, total)
+	anchor, mean := anchored(logits, corrected)
 	for i := range sl.taken {
 		sl.taken[i].said = float32(corrected[i] + anchor)
 	}
-	if n := len(sl.taken); n > 0 {
-		sl.mean = total / float64(n)
-		t.slices = append(t.slices, sl)
-	}
-	if n := float64(len(logits)); n > 0 {
-		total = n * t.level.Ahead(day, total/n, t.cfg.Step, s.Policy.HorizonDays)
-	}
-	if t.gain > 0 {
-		much := min(1, max(0, (t.trust[0]+t.cfg.Learn.Trust)/(t.trust[1]+t.cfg.Learn.Trust)))
-		for i, l := range logits {
-			corrected[i] = l + much*(corrected[i]-l)
-		}
-		for i := range weights {
-			weights[i] *= much
-		}
-		s.Correction = &Correction{Intercept: shiftTo(corrected, total), Weights: weights}
-		return
-	}
-	s.Correction = nil
-	if shift := shiftTo(logits, total); math.Abs(shift) > 1e-9 {
-		s.Correction = &Correction{Intercept: shift}
-	}
+	sl.mean = mean
+	t.slices = append(t.slices, sl)
+	ahead := t.lessons.level.Ahead(day, mean, t.cfg.Step, s.Policy.HorizonDays)
+	s.Correction = t.lessons.correction(logits, corrected, ahead)
 }
 
 // sampled chooses customers by a hash of who and when.
@@ -266,23 +239,14 @@ func (t *Trainer) close(sl *slice, customers []Customer) {
 	horizon := s.Policy.HorizonDays
 	n := len(sl.taken)
 	churned := make([]bool, n)
-	base, said := make([]float64, n), make([]float64, n)
+	said := make([]float64, n)
 	features := make([]Features, n)
 	logits := make([]float64, n) // of the base score with the parameters of now
 	var mean Features
-	var gone, foretold, spent float64
 	for i := range sl.taken {
 		k := &sl.taken[i]
-		c := &customers[k.who]
-		churned[i] = c.LastOrder() <= k.order
-		if churned[i] {
-			gone++
-		}
-		if k.expected > 0 {
-			spent += float64(c.total-k.spend) / 1e6
-			foretold += float64(k.expected)
-		}
-		base[i], said[i] = float64(k.base), float64(k.said)
+		churned[i] = customers[k.who].LastOrder() <= k.order
+		said[i] = float64(k.said)
 		logits[i] = logit(s.base(k.history))
 		f := &features[i]
 		for j, v := range k.features {
@@ -294,51 +258,38 @@ func (t *Trainer) close(sl *slice, customers []Customer) {
 		}
 	}
 	for i := range features {
-		for j := range mean {
-			features[i][j] -= mean[j]
-		}
+		features[i].less(&mean)
 	}
-	weights := t.learner.Weights()
-	if !sl.spoken && t.learner.Labels() > 0 {
+	standIn := !sl.spoken && t.Labels() > 0
+	if standIn {
 		// Nothing was known when it was taken: what is known now stands in, from
 		// labels that closed before these.
-		var total float64
+		weights := t.lessons.learner.Weights()
 		for i := range said {
 			said[i] = logits[i] + weights.dot(&features[i])
-			base[i] = logits[i]
-			total += sigmoid(logits[i])
 		}
-		anchor := shiftTo(said, total)
+		anchor, _ := anchored(logits, said)
 		for i := range said {
 			said[i] += anchor
 		}
 	}
-	var gain, num, den float64
-	for i := range said {
-		y := 0.0
-		if churned[i] {
-			y = 1
+	l := lesson{day: sl.day}
+	for i := range sl.taken {
+		k := &sl.taken[i]
+		base := float64(k.base)
+		if standIn {
+			base = logits[i]
 		}
-		p0, p1 := sigmoid(base[i]), sigmoid(said[i])
-		a, b := p0-y, p1-y
-		gain += (a*a - b*b) / float64(n)
-		num += (y - p0) * (p1 - p0) / float64(n)
-		den += (p1 - p0) * (p1 - p0) / float64(n)
+		l.add(base, said[i], churned[i], float64(customers[k.who].total-k.spend)/1e6, float64(k.expected))
 	}
-	keep := math.Exp2(-t.cfg.Step / t.cfg.Learn.HalfLife)
-	t.gain = t.gain*keep + gain
-	t.trust[0], t.trust[1] = t.trust[0]*keep+num, t.trust[1]*keep+den
-	t.level.Closed(sl.day, sl.mean, gone/float64(n), t.cfg.Step, horizon)
-
-	weight := min(1, t.cfg.Step/horizon)
-	if spent > 0 && foretold > 0 {
-		t.spent[0] = t.spent[0]*keep + weight*math.Log(spent/foretold)
-		t.spent[1] = t.spent[1]*keep + weight
-		s.ValueLevel = min(max(math.Exp(t.spent[0]/(t.spent[1]+1)), .25), 4) // 1 by a prior of one horizon
+	l.mean = sl.mean * float64(n) // as it was said
+	t.lessons.closed(l, t.cfg.Step, horizon)
+	if v := t.lessons.valueLevel(); v > 0 {
+		s.ValueLevel = v
 	}
 
-	t.learner.Forget(keep)
-	stride(n, func(i int) { t.learner.Learn(&features[i], logits[i], churned[i], weight) })
+	t.lessons.forget(t.cfg.Step)
+	stride(n, func(i int) { t.lessons.learner.Learn(&features[i], logits[i], churned[i], min(1, t.cfg.Step/horizon)) })
 }
 
 // Open returns the number of snapshots whose labels are open.

@@ -25,8 +25,10 @@
 // A [Layer] holds weekdays and weeks of the year, histograms of where outcomes fell in
 // forecasts of the same lumpiness, the experts' pooled losses, launch rates by price
 // band, and coefficients of price and promotion by group (recursive least squares). A
-// [Pool] learns it from the [Stat]s that products tell. Without a layer nothing is
-// seasonal and forecasts stand as they are.
+// [Pool] learns it from the [Stat]s that products tell, all of them or a sample that the
+// layer in force names, and makes a new one every week. Stats, pool and layer have packed
+// forms, so that they can be records and state. Without a layer nothing is seasonal and
+// forecasts stand as they are.
 //
 // # Policy
 //
@@ -47,7 +49,8 @@
 // changes by more than a quarter. Under the two targets that count units and money, a
 // product of which one unit would be sold within the longest cover is never left with an
 // empty shelf and nothing on order, and an order that covers the need ends the signal, too.
-// [Product.NextWake] tells which day close could change a decision, so that most
+// A day with news is looked at when it is closed ([Product.NextClose]); then
+// [Product.NextWake] tells which later close could change a decision, so that most
 // products need no timer.
 //
 // # Product

@@ -285,7 +285,7 @@ func TestShippedPolicyDecidesAsBefore(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := DefaultSetting()
 		pool := NewPool(1)
-		s.Tell = pool.Add
+		s.Tell = func(told Stat) { pool.Hear(Told{Stats: []Stat{told}}) }
 		var p Product
 		now := noon(0)
 		for i := range rapid.IntRange(1, 40).Draw(t, "facts") {
@@ -293,7 +293,7 @@ func TestShippedPolicyDecidesAsBefore(t *testing.T) {
 				p.Terms(now, rapid.Uint32Range(0, 24).Draw(t, "pack"), rapid.Uint32Range(0, 300).Draw(t, "minimum"), &s)
 			}
 			if i%10 == 9 {
-				s.Layer = pool.Layer(p.open)
+				s.Layer = pool.layer(p.open)
 			}
 			now, _, _ = act(t, &p, now, &s)
 			if !p.stockKnown {
@@ -608,10 +608,10 @@ func BenchmarkNeed(b *testing.B) {
 			if layered {
 				name += "/recalibrated"
 				pool := NewPool(1)
-				s.Tell = pool.Add
+				s.Tell = func(told Stat) { pool.Hear(Told{Stats: []Stat{told}}) }
 				var p Product
 				sell(&p, 0, 400, 4, &s)
-				s.Layer = pool.Layer(p.open)
+				s.Layer = pool.layer(p.open)
 			}
 			s.Policy.Target = target
 			p := stocked(&s, 1e6)

@@ -498,8 +498,8 @@ func (p *Product) Wake(now int64, s *Setting) (Signal, bool) {
 // more were sold, and false if none does within the days that are looked ahead:
 // then the product sleeps, and a later fact or question brings it up to date. The
 // instant is the local midnight and an offset in microseconds, of a hash of the
-// product inside an hour, that spreads the work. It is to be asked after every call
-// that changes the product.
+// product inside an hour, that spreads the work. It is to be asked after every
+// [Product.Wake]; after a fact [Product.NextClose] is enough.
 //
 // The day after next and later are tried in doubling steps and then by bisection,
 // with the experts' weights of today.
@@ -507,6 +507,9 @@ func (p *Product) NextWake(now int64, offset int64, s *Setting) (int64, bool) {
 	if !p.known || !p.stockKnown {
 		return 0, false
 	}
+	quiet := *s
+	quiet.Tell = nil // what is tried out did not happen
+	s = &quiet
 	q := *p
 	today := max(s.Day(now), q.open)
 	q.closeTo(today+1, s)

@@ -318,6 +318,9 @@ func (m *meta) status() PartitionStatus {
 		Counts: m.Counts, Shops: map[string]ShopStatus{}, Imports: map[string]ImportCount{}, Incomplete: m.IncompleteSince,
 	}
 	for name, shop := range m.Shops {
+		if shop.Clock == never && len(shop.Sources) == 0 {
+			continue // nobody has told the time: a fitter's topic has no ticks
+		}
 		st.Shops[name] = ShopStatus{Mode: shop.mode(), Clock: max(shop.Clock, 0), HeldBy: m.heldBy(shop), Sources: len(shop.Sources)}
 	}
 	for name, c := range m.Imports {

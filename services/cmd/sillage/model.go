@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sillage-io/sillage/libs/domain/churn"
+	"github.com/sillage-io/sillage/libs/stream/step"
 	evalchurn "github.com/sillage-io/sillage/services/internal/eval/churn"
 
 	services "github.com/sillage-io/sillage/services/churn"
@@ -34,9 +36,9 @@ func modelCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "model", Short: "List, learn, export and import the models that decide",
 		Long: `A model is what was learnt from a shop's history, as a file that can be read, kept, carried to
-another system and pinned (up --models pinned=NAME). Where none is pinned the shipped ones decide.
-Today there are models of churn; the recommender learns while it runs, and restock's parameters
-are shipped.`,
+another system and pinned (up --models pinned=NAME). Where none is pinned, what each shop teaches
+while the system runs decides, and the shipped ones until it has taught something. There are models
+of churn: export --shop writes what a running system has learnt.`,
 	}
 	c.PersistentFlags().StringVar(&dir, "data-dir", defaultUp().DataDir, "data directory of up; models are in its folder models")
 	c.AddCommand(modelListCommand(&dir), modelFitCommand(&dir), modelExportCommand(&dir), modelImportCommand(&dir))
@@ -45,6 +47,8 @@ are shipped.`,
 
 func modelListCommand(dir *string) *cobra.Command {
 	var asJSON bool
+	var r reach
+	var shops []string
 	c := &cobra.Command{Use: "list", Short: "List the models", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
 		files, err := filepath.Glob(filepath.Join(*dir, "models", "*.json"))
 		if err != nil {
@@ -69,6 +73,14 @@ func modelListCommand(dir *string) *cobra.Command {
 			}
 			lines = append(lines, line{Name: m.Name, Predictor: "churn", Version: version, Learnt: m.Learnt})
 		}
+		for _, shop := range shops {
+			m, version, err := r.learntModel(c.Context(), shop)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			lines = append(lines, line{Name: "of " + shop, Predictor: "churn", Version: version, Learnt: m.Learnt})
+		}
 		out := c.OutOrStdout()
 		if asJSON {
 			errs = append(errs, json.NewEncoder(out).Encode(lines))
@@ -79,13 +91,15 @@ func modelListCommand(dir *string) *cobra.Command {
 		for _, l := range lines {
 			from := "public data"
 			if l.Learnt.Customers > 0 {
-				from = fmt.Sprintf("%d customers, %d orders, %s to %s", l.Learnt.Customers, l.Learnt.Orders, l.Learnt.From, l.Learnt.To)
+				from = fmt.Sprintf("%d customers, %s to %s", l.Learnt.Customers, l.Learnt.From, l.Learnt.To)
 			}
 			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", l.Name, l.Predictor, l.Version, from)
 		}
 		return errors.Join(append(errs, t.Flush())...)
 	}}
 	c.Flags().BoolVar(&asJSON, "json", false, "as JSON")
+	r.storeFlags(c)
+	c.Flags().StringSliceVar(&shops, "shop", nil, "and what a running system has learnt of these shops")
 	return c
 }
 
@@ -132,28 +146,44 @@ learnt. sillage eval churn --orders FILE tells first how good it is.`,
 }
 
 func modelExportCommand(dir *string) *cobra.Command {
-	return &cobra.Command{
-		Use: "export NAME [FILE]", Short: "Write a model to a file, or to standard output", Args: cobra.RangeArgs(1, 2),
+	var r reach
+	var shop string
+	c := &cobra.Command{
+		Use: "export NAME [FILE] | export --shop SHOP [FILE]", Short: "Write a model to a file, or to standard output", Args: cobra.RangeArgs(0, 2),
+		Example: "  sillage model export --shop main spring.json\n  sillage model import --name spring spring.json",
 		RunE: func(c *cobra.Command, args []string) error {
-			m := churn.ModelOf("shipped", churn.DefaultSetting(), churn.Learnt{})
-			if args[0] != m.Name {
-				var err error
-				if m, _, err = readModel(modelPath(*dir, args[0])); err != nil {
-					return err
-				}
+			var m churn.Model
+			var err error
+			switch {
+			case shop != "":
+				m, _, err = r.learntModel(c.Context(), shop)
+			case len(args) == 0:
+				return errors.New("which model? Give its name, or a shop by --shop")
+			case args[0] == "shipped":
+				m = churn.ModelOf("shipped", churn.DefaultSetting(), churn.Learnt{})
+			default:
+				m, _, err = readModel(modelPath(*dir, args[0]))
 			}
-			data, err := json.MarshalIndent(m, "", "  ")
 			if err != nil {
-				return fmt.Errorf("write model %s: %w", m.Name, err)
+				return err
 			}
-			data = append(data, '\n')
-			if len(args) == 1 {
+			if shop == "" {
+				args = args[1:]
+			}
+			data, err := m.AppendJSON(nil)
+			if err != nil {
+				return err
+			}
+			if len(args) == 0 {
 				_, err = c.OutOrStdout().Write(data)
 				return err
 			}
-			return os.WriteFile(args[1], data, 0o644)
+			return os.WriteFile(args[0], data, 0o644)
 		},
 	}
+	r.storeFlags(c)
+	c.Flags().StringVar(&shop, "shop", "", "the model that a running system has learnt of this shop, in place of one by name")
+	return c
 }
 
 func modelImportCommand(dir *string) *cobra.Command {
@@ -184,11 +214,33 @@ func readModel(file string) (m churn.Model, version string, err error) {
 	if err != nil {
 		return m, "", fmt.Errorf("read a model: %w", err)
 	}
-	if err := json.Unmarshal(data, &m); err != nil {
+	if m, version, err = churn.ReadModel(data); err != nil {
 		return m, "", fmt.Errorf("%s: %w", file, err)
 	}
-	version, err = m.Version()
-	return m, version, err
+	return m, version, nil
+}
+
+// learntModel asks a running system for what a shop has taught it: each partition
+// of the customers holds it.
+func (r *reach) learntModel(ctx context.Context, shop string) (m churn.Model, version string, err error) {
+	store, err := r.store()
+	if err != nil {
+		return m, "", err
+	}
+	defer store.Close()
+	p := services.Processor(services.DefaultConfig())
+	value, ok, err := store.Read(ctx, p.Tag(0), p.Layout, step.ModelName(shop))
+	if err != nil {
+		return m, "", fmt.Errorf("read the model of shop %s: %w", shop, err)
+	}
+	if !ok {
+		return m, "", fmt.Errorf("shop %s has taught nothing yet; the shipped model decides", shop)
+	}
+	data, err := step.StateOf(value)
+	if err != nil {
+		return m, "", fmt.Errorf("read the model of shop %s: %w", shop, err)
+	}
+	return services.ReadModelRecord(data)
 }
 
 // keepModel writes a model into the data directory, whole or not at all.
@@ -203,9 +255,9 @@ func keepModel(w io.Writer, dir string, m churn.Model) error {
 	if err != nil {
 		return err
 	}
-	data, err := json.MarshalIndent(m, "", "  ")
+	data, err := m.AppendJSON(nil)
 	if err != nil {
-		return fmt.Errorf("write model %s: %w", m.Name, err)
+		return err
 	}
 	file := modelPath(dir, m.Name)
 	if strings.HasSuffix(m.Name, ".json") {
@@ -214,7 +266,7 @@ func keepModel(w io.Writer, dir string, m churn.Model) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return fmt.Errorf("make the folder of models: %w", err)
 	}
-	if err := os.WriteFile(file+".new", append(data, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(file+".new", data, 0o644); err != nil {
 		return fmt.Errorf("write model %s: %w", m.Name, err)
 	}
 	if err := os.Rename(file+".new", file); err != nil {

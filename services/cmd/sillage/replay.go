@@ -23,6 +23,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sillage-io/sillage/libs/stream"
+	"github.com/sillage-io/sillage/libs/topics"
 	"github.com/sillage-io/sillage/services/collector"
 	"github.com/sillage-io/sillage/services/internal/replay"
 )
@@ -360,7 +361,7 @@ func reached(ctx context.Context, o replayOptions, id string) (int64, error) {
 }
 
 // settled waits until every processor's clock of the shop has passed the end
-// of the import.
+// of the import, and those without a clock have folded what follows from it.
 func settled(ctx context.Context, o replayOptions, id string, end time.Time, stderr io.Writer) (*status, error) {
 	last, since := int64(-1), time.Now()
 	for {
@@ -369,6 +370,12 @@ func settled(ctx context.Context, o replayOptions, id string, end time.Time, std
 			behind, lag := 0, int64(0)
 			for _, p := range s.Processors {
 				lag += p.Lag()
+				if t, ok := topics.Lookup(p.Topic); ok && t.Clock == "" {
+					if p.Lag() > 0 {
+						behind++
+					}
+					continue
+				}
 				if int64(p.Status.Shops[o.shop].Clock) < end.UnixMicro() || !p.Status.Imports[importName(o.shop, id)].Ended {
 					behind++
 				}

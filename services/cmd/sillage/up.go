@@ -53,7 +53,7 @@ type upConfig struct {
 	EmbeddedKafka string     `yaml:"embedded-kafka" usage:"host:port of the embedded broker"`
 	EmbeddedRedis string     `yaml:"embedded-redis" usage:"host:port of the embedded store"`
 
-	Models         string  `yaml:"models" usage:"parameters that decide: pinned, the shipped ones, or pinned=NAME or pinned=FILE, of sillage model fit or import; another model judges the past anew: sillage rebuild"`
+	Models         string  `yaml:"models" usage:"which models decide: learnt, what each shop teaches while it runs; pinned, the shipped ones; or pinned=NAME or pinned=FILE, of sillage model fit or import. Another choice judges the past anew: sillage rebuild"`
 	IdentitySecret string  `yaml:"identity-secret" usage:"key of the hash that makes profile ids; empty: one made at the first start" secret:"true"`
 	Timezone       string  `yaml:"timezone" usage:"IANA name of the zone whose days the shops live by"`
 	Threshold      float64 `yaml:"churn-threshold" usage:"probability of no order within 90 days at which an alert is raised"`
@@ -66,7 +66,7 @@ func defaultUp() upConfig {
 	return upConfig{
 		DataDir: ".run", BaseEvery: stream.DefaultConfig().BaseEvery, DemoSeed: 1, DemoRate: simulator.DefaultConfig().EventsPerSecond,
 		HTTP: collector.DefaultConfig().HTTP, EmbeddedKafka: "127.0.0.1:19092", EmbeddedRedis: "127.0.0.1:16379",
-		Models: "pinned", Timezone: "UTC", Threshold: churn.DefaultConfig().Threshold, ServiceLevel: restock.DefaultConfig().ServiceLevel,
+		Models: learnt, Timezone: "UTC", Threshold: churn.DefaultConfig().Threshold, ServiceLevel: restock.DefaultConfig().ServiceLevel,
 		Process: host.DefaultProcess(),
 	}
 }
@@ -116,18 +116,26 @@ func (c upConfig) churn(secret string) churn.Config {
 	p := churn.DefaultConfig()
 	p.IdentitySecret, p.Timezone, p.Threshold = secret, c.Timezone, c.Threshold
 	p.ModelFile, _ = c.modelFile() // Validate has told
+	p.Pinned = c.Models != learnt
 	return p
 }
 
-// modelFile is the file of the model that is pinned; "" where it is the shipped one.
+// learnt are the models that the shops teach while the system runs.
+const learnt = "learnt"
+
+// modelFile is the file of the model that is pinned; "" where it is the shipped one,
+// or none.
 func (c upConfig) modelFile() (string, error) {
+	if c.Models == learnt {
+		return "", nil
+	}
 	name, pinned := strings.CutPrefix(c.Models, "pinned")
 	if name == "" && pinned {
 		return "", nil
 	}
 	name, named := strings.CutPrefix(name, "=")
 	if !pinned || !named || name == "" {
-		return "", fmt.Errorf("models: %q is not pinned, pinned=NAME or pinned=FILE", c.Models)
+		return "", fmt.Errorf("models: %q is not learnt, pinned, pinned=NAME or pinned=FILE", c.Models)
 	}
 	return modelPath(c.DataDir, name), nil
 }

@@ -31,7 +31,7 @@ type mutant struct {
 func mutants() []mutant {
 	const kills = "^kill a service|^kill everything"
 	return []mutant{
-		{"publish after apply", "embedded", kills},
+		{"publish after apply", "real", kills}, // the embedded store goes back with its process: there it shows in nothing
 		{"what waits is forgotten", "embedded", kills + "|stop a service"},
 		{"message ids are not remembered", "embedded", "records twice|answers eaten|requests arrive late"},
 		{"message ids are not stored", "embedded", "records twice|mid-request|answers eaten|" + kills},

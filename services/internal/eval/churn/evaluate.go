@@ -11,14 +11,15 @@ import (
 )
 
 // Models are the methods, in the order of a report.
-func Models() []string { return []string{Online, MBG, ParetoNBD, Recency} }
+func Models() []string { return []string{Online, Streamed, MBG, ParetoNBD, Recency} }
 
 // Names of the models.
 const (
-	Online    = "online"  // as the churn service: base model, correction and level, learnt day by day
-	MBG       = "mbg"     // the base model alone: MBG/CNBD-k, k by likelihood
-	ParetoNBD = "pareto"  // Pareto/NBD
-	Recency   = "recency" // days since the last order, made a probability on labels closed at the origin
+	Online    = "online"   // base model, correction and level, learnt from all customers week by week, as sillage model fit does
+	Streamed  = "streamed" // the same, learnt from one open label a customer, as the churn service does while it runs
+	MBG       = "mbg"      // the base model alone: MBG/CNBD-k, k by likelihood
+	ParetoNBD = "pareto"   // Pareto/NBD
+	Recency   = "recency"  // days since the last order, made a probability on labels closed at the origin
 )
 
 // Config says what is evaluated.
@@ -29,6 +30,7 @@ type Config struct {
 	Seed      uint64
 	Resamples int
 	Train     churn.TrainConfig
+	Fitter    churn.FitterConfig
 	fast      bool // no timing, for tests
 	Progress  *eval.Progress
 }
@@ -149,15 +151,6 @@ func at(ctx context.Context, s *Shop, origin int, c Config) ([]Result, error) {
 	step := int(c.Train.Step)
 	l := &life{states: make([]churn.Customer, len(s.Customers)), bins: churn.Histogram{}}
 
-	// Orders by day.
-	byDay := make([][]int32, origin+1)
-	for i := range s.Customers {
-		for _, d := range s.Customers[i].Days {
-			if int(d) <= origin {
-				byDay[d] = append(byDay[d], int32(i))
-			}
-		}
-	}
 	if c.Models == nil {
 		c.Models = Models()
 	}
@@ -172,11 +165,11 @@ func at(ctx context.Context, s *Shop, origin int, c Config) ([]Result, error) {
 	var silences []begun
 	next := make([]int, len(s.Customers)) // index of the next order
 	c.Progress.Start("live through "+s.Date(0)+" to "+s.Date(origin), int64(origin))
-	for d := 0; d <= origin; d++ {
+	for d, orders := range byDay(s, origin) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		for _, i := range byDay[d] {
+		for _, i := range orders {
 			k := next[i]
 			next[i]++
 			l.fold(int(i), d, s.Customers[i].Spend[k], &setting)
@@ -235,6 +228,19 @@ func at(ctx context.Context, s *Shop, origin int, c Config) ([]Result, error) {
 		Recency: recency(s, origin, c.Horizon, present),
 	}
 	learned := trainer.Setting()
+	var flowing, flowingEarly churn.Setting
+	var fitter *churn.Fitter
+	if slices.Contains(c.Models, Streamed) {
+		c.Progress.Start("learn as it runs up to "+s.Date(origin), 0)
+		fresh := churn.DefaultSetting()
+		fresh.Policy.HorizonDays = float64(c.Horizon)
+		var err error
+		if flowing, flowingEarly, fitter, err = streamed(ctx, s, origin, timingDay, fresh, c); err != nil {
+			return nil, err
+		}
+		scores[Streamed] = score(func(i int) float64 { p, _ := l.states[i].Score(day(origin), &flowing); return p })
+		c.Progress.Done()
+	}
 	if online {
 		scores[Online] = score(func(i int) float64 { p, _ := l.states[i].Score(day(origin), &learned); return p })
 	}
@@ -258,10 +264,8 @@ func at(ctx context.Context, s *Shop, origin int, c Config) ([]Result, error) {
 		return nil, err
 	}
 	if !c.fast {
-		timings = timing(c, silences, early, earlyCells, base.Policy)
+		timings = timing(c, silences, early, flowingEarly, earlyCells, base.Policy)
 	}
-	value := valueOf(s, origin, c.Horizon, present, l, learned)
-
 	var out []Result
 	for _, m := range c.Models {
 		if err := ctx.Err(); err != nil {
@@ -286,11 +290,9 @@ func at(ctx context.Context, s *Shop, origin int, c Config) ([]Result, error) {
 		r.AUCGain, r.BrierGain = compare(scores[m], scores[r.Baseline], churned, c)
 		switch m {
 		case Online:
-			r.setting = learned
-			speaks := learned.Correction != nil && learned.Correction.Weights != churn.Features{}
-			r.Spoke, r.Value = &speaks, value
-			p := learned.Params
-			r.Parameters = fmt.Sprintf("r %.4g, alpha %.4g d, a %.4g, b %.4g, k %d; %.0f labels", p.R, p.Alpha, p.A, p.B, p.K, trainer.Labels())
+			r.learnt(learned, trainer.Labels(), valueOf(s, origin, c.Horizon, present, l, learned))
+		case Streamed:
+			r.learnt(flowing, fitter.Labels(), valueOf(s, origin, c.Horizon, present, l, flowing))
 		case MBG:
 			p := base.Params
 			r.Parameters = fmt.Sprintf("r %.4g, alpha %.4g d, a %.4g, b %.4g, k %d; log-likelihood %.1f", p.R, p.Alpha, p.A, p.B, p.K, baseLL)
@@ -303,6 +305,14 @@ func at(ctx context.Context, s *Shop, origin int, c Config) ([]Result, error) {
 		out = append(out, r)
 	}
 	return out, nil
+}
+
+// learnt notes the setting that a model learnt.
+func (r *Result) learnt(s churn.Setting, labels float64, v *Value) {
+	speaks := s.Correction != nil && s.Correction.Weights != churn.Features{}
+	r.setting, r.Spoke, r.Value = s, &speaks, v
+	p := s.Params
+	r.Parameters = fmt.Sprintf("r %.4g, alpha %.4g d, a %.4g, b %.4g, k %d; %.0f labels", p.R, p.Alpha, p.A, p.B, p.K, labels)
 }
 
 // labels returns who had ordered by the origin, and who then did not in the horizon.
@@ -415,7 +425,7 @@ func compare(score, base []float64, churned []bool, c Config) (auroc, brier Inte
 }
 
 // timing compares the alerts of every model with fixed silence and the own gap.
-func timing(c Config, silences []begun, early churn.Setting, cells []churn.Cell, policy churn.Policy) map[string][]Timing {
+func timing(c Config, silences []begun, early, flowing churn.Setting, cells []churn.Cell, policy churn.Policy) map[string][]Timing {
 	if len(silences) == 0 || len(cells) == 0 || early.Params == (churn.Params{}) {
 		return nil
 	}
@@ -444,6 +454,11 @@ func timing(c Config, silences []begun, early churn.Setting, cells []churn.Cell,
 		Online: func(i, d int) float64 {
 			b := &silences[i]
 			p, _ := b.state.Score(day(b.at+d), &early)
+			return p
+		},
+		Streamed: func(i, d int) float64 {
+			b := &silences[i]
+			p, _ := b.state.Score(day(b.at+d), &flowing)
 			return p
 		},
 		MBG: func(i, d int) float64 {

@@ -11,7 +11,7 @@ import (
 
 // DefaultConfig returns all models, learnt as the service learns.
 func DefaultConfig() Config {
-	return Config{Horizon: 90, Models: Models(), Seed: 1, Resamples: eval.Resamples, Train: churn.DefaultTrainConfig()}
+	return Config{Horizon: 90, Models: Models(), Seed: 1, Resamples: eval.Resamples, Train: churn.DefaultTrainConfig(), Fitter: churn.DefaultFitterConfig()}
 }
 
 // Settings are all that a run depends on beside the file.
@@ -20,10 +20,10 @@ func Settings(c Config, s *Shop) []eval.Setting {
 	for _, o := range c.Origins {
 		origins = append(origins, fmt.Sprintf("%s (day %d)", s.Date(o), o))
 	}
-	t := c.Train
+	t, f := c.Train, c.Fitter
 	return []eval.Setting{
 		eval.Set("origins", origins), eval.Set("horizon-days", c.Horizon), eval.Set("models", c.Models), eval.Set("resamples", c.Resamples),
-		eval.Set("train.step-days", t.Step), eval.Set("train.sample", t.Sample), eval.Set("fit.center", fmt.Sprintf("%+v", t.Fit.Center)),
+		eval.Set("train.step-days", t.Step), eval.Set("train.sample", t.Sample), eval.Set("fitter.step-days", f.Step), eval.Set("fitter.customers", f.Customers), eval.Set("fitter.ring", f.Ring), eval.Set("fitter.cells", f.Cells), eval.Set("fit.center", fmt.Sprintf("%+v", t.Fit.Center)),
 		eval.Set("fit.pull", t.Fit.Pull), eval.Set("fit.max-k", t.Fit.MaxK), eval.Set("learn.deviation", t.Learn.Deviation),
 		eval.Set("learn.half-life", t.Learn.HalfLife), eval.Set("learn.persistence", t.Learn.Persistence), eval.Set("learn.annual", t.Learn.Annual), eval.Set("learn.trust", t.Learn.Trust),
 		eval.Set("learn.shift", t.Learn.Shift), eval.Set("false-alerts", "0.2 and 0.1"), eval.Set("recall", Recall),

@@ -19,20 +19,14 @@ func Train(ctx context.Context, s *Shop, name string, c Config) (churn.Model, er
 	}
 	l := &life{states: make([]churn.Customer, len(s.Customers)), bins: churn.Histogram{}}
 	trainer := churn.NewTrainer(c.Train, setting)
-	byDay := make([][]int32, s.Days+1)
-	for i := range s.Customers {
-		for _, d := range s.Customers[i].Days {
-			byDay[d] = append(byDay[d], int32(i))
-		}
-	}
 	next := make([]int, len(s.Customers))
 	step := int(c.Train.Step)
 	c.Progress.Start("learn from "+s.Date(0)+" to "+s.Date(s.Days), int64(s.Days))
-	for d := range byDay {
+	for d, orders := range byDay(s, s.Days) {
 		if err := ctx.Err(); err != nil {
 			return churn.Model{}, err
 		}
-		for _, i := range byDay[d] {
+		for _, i := range orders {
 			l.fold(int(i), d, s.Customers[i].Spend[next[i]], &setting)
 			next[i]++
 		}

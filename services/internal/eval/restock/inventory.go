@@ -21,7 +21,7 @@ const (
 )
 
 // targets are the service levels that a frontier is drawn from.
-var targets = [12]float64{.5, .6, .7, .8, .9, .95, .97, .98, .99, .995, .999, .9995} //nolint:gochecknoglobals // a constant
+var targets = [12]float64{.5, .6, .7, .8, .9, .95, .97, .98, .99, .995, .999, .9995}
 
 // Point is a policy at one service level.
 type Point struct {

@@ -250,7 +250,7 @@ func signals(h *History, test int, seed uint64) Signals {
 }
 
 // coldAges are the ages in days at which new series are forecast.
-var coldAges = [4]int{1, 3, 7, 28} //nolint:gochecknoglobals // a constant
+var coldAges = [4]int{1, 3, 7, 28}
 
 // Cold is the pinball loss over the demand of the 28 days that follow, for series that
 // were launched so many days before.
