@@ -231,9 +231,9 @@ func (l *Label) close(c *Customer, sec, horizon int64, gone bool, s *Setting) *E
 	return e
 }
 
-// asked of the hashes' last bits: one of eight customers is asked for the spend of
+// asked of the hashes' last bits: one of sixteen customers is asked for the spend of
 // the horizon, because that costs more than all the rest.
-const asked = 7
+const asked = 15
 
 func (l *Label) open(c *Customer, draw uint64, sec int64, s *Setting) *Opening {
 	now := sec * second
