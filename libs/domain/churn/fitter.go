@@ -16,16 +16,19 @@ type FitterConfig struct {
 	Customers  int     // in the sample at most; the sample of a greater shop is halved
 	Ring       int     // openings that are kept, to say how the customers of now are
 	Cells      int     // of the histogram at most; beyond, its bins are made twice as wide
+	Try        float64 // labels from which the weights are tried: of fewer they are noise, and a record of noise lasts
 	Noticeable float64 // mean change of a score from which a model is worth saying before a step is over
 	Fit        FitConfig
 	Learn      LearnConfig
 }
 
 // DefaultFitterConfig returns a sample of 20,000 customers at most, a fit a week and
-// a correction a day. It is what keeps a packed [Fitter] below 50 kB.
+// a correction a day. Ring and Cells keep a packed [Fitter] below 50 kB. Try was
+// chosen among 0, 100 and 300 on validation cuts of the training parts of public
+// sets: a shop of 1,500 customers gains by it, and none loses.
 func DefaultFitterConfig() FitterConfig {
 	return FitterConfig{
-		Step: 7, Every: 1, Customers: 20_000, Ring: 400, Cells: 1200, Noticeable: .01, Fit: DefaultFitConfig(), Learn: DefaultLearnConfig(),
+		Step: 7, Every: 1, Customers: 20_000, Ring: 400, Cells: 1200, Try: 300, Noticeable: .01, Fit: DefaultFitConfig(), Learn: DefaultLearnConfig(),
 	}
 }
 
@@ -42,6 +45,7 @@ func (c FitterConfig) Validate() error {
 	in("customers", float64(c.Customers), 100, 1e9)
 	in("ring", float64(c.Ring), 32, 1e5)
 	in("cells", float64(c.Cells), 128, 1e6)
+	in("try", c.Try, 0, 1e6)
 	in("noticeable", c.Noticeable, 0, 1)
 	return errors.Join(errs...)
 }
@@ -276,7 +280,7 @@ func (f *Fitter) correct(c FitterConfig, s *Setting, horizon float64) {
 	}
 	anchor, mean := anchored(logits, corrected)
 	set.Study.Trial = nil
-	if f.Labels() > 0 {
+	if f.Labels() > c.Try {
 		set.Study.Trial = &Correction{Intercept: anchor, Weights: weights}
 	}
 	// The openings are of the whole horizon, which is long; how far off the level is,
