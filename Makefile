@@ -79,6 +79,12 @@ sim: ## Live through SEEDS random worlds with failures; one that goes wrong is s
 mutants: ## Take every guard of the protocol away once: model, simulation or a rule's test has to notice
 	go test -run 'TestMutants$$' -count=1 -timeout 12h -v ./libs/stream/step -mutants
 
+.PHONY: mutants-chaos
+mutants-chaos: ## Build the services without one guard after the other, and break them: the judge of the chaos run has to notice
+	@mkdir -p $(BIN)/mutants
+	go test -run 'TestMutants$$' -count=1 ./libs/stream/step -mutants.write $(abspath $(BIN))/mutants
+	go test -run 'TestChaosNoticesMutants$$' -count=1 -timeout 3h -v ./services/internal/chaos -chaos.mutants $(abspath $(BIN))/mutants
+
 # Kinds of faults come in turns that hang on the seed, which is another one with
 # every commit. More flags in CHAOS: docs/CHAOS.md.
 SEED     ?= $(shell git rev-list --count HEAD 2>/dev/null || echo 1)

@@ -108,7 +108,8 @@ func (o *Operator) frame(ctx context.Context, p Processor, partition int32) (fra
 
 func (f frame) tag() string { return f.p.Tag(f.partition) }
 
-// fence reads the partition's fence, and checks that it is of this log.
+// fence reads the partition's fence, and checks that it is of this log: one of
+// another comes with [step.ErrOtherLog].
 func (o *Operator) fence(ctx context.Context, f frame) (raw string, fence step.Fence, err error) {
 	if raw, err = o.Store.Fence(ctx, f.tag()); err != nil || raw == "" {
 		return "", fence, err
@@ -117,7 +118,7 @@ func (o *Operator) fence(ctx context.Context, f frame) (raw string, fence step.F
 		return "", fence, fmt.Errorf("%s/%d: %w", f.p.Name, f.partition, err)
 	}
 	if fence.LogID != f.logID {
-		return "", fence, fmt.Errorf("%s/%d: %w (state of %s, log %s)", f.p.Name, f.partition, step.ErrOtherLog, fence.LogID, f.logID)
+		return raw, fence, fmt.Errorf("%s/%d: %w (state of %s, log %s)", f.p.Name, f.partition, step.ErrOtherLog, fence.LogID, f.logID)
 	}
 	return raw, fence, nil
 }
@@ -441,9 +442,7 @@ func changed(should, is []step.Entity) (int, []string) {
 func (o *Operator) dropped(ctx context.Context, f frame) (raw string, fence step.Fence, err error) {
 	raw, fence, err = o.fence(ctx, f)
 	if errors.Is(err, step.ErrOtherLog) {
-		if raw, err = o.Store.Fence(ctx, f.tag()); err == nil {
-			fence = step.Fence{LogID: f.logID, Next: f.end}
-		}
+		fence, err = step.Fence{LogID: f.logID, Next: f.end}, nil
 	}
 	return raw, fence, err
 }

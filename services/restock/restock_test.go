@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,13 +33,15 @@ type product struct {
 	t  *testing.T
 	at time.Time // of the last tick or fact
 	n  int
+
+	cfg restock.Config
 }
 
 var opening = time.Date(2026, 1, 5, 9, 0, 0, 0, time.UTC)
 
 func newProduct(t *testing.T) *product {
 	t.Helper()
-	return &product{Life: testkit.New(t, restock.Processor(restock.DefaultConfig())), t: t, at: opening}
+	return &product{Life: testkit.New(t, restock.Processor(restock.DefaultConfig())), t: t, at: opening, cfg: restock.DefaultConfig()}
 }
 
 // tell says what happened to the product, an hour after the last.
@@ -90,7 +94,7 @@ func (p *product) signals() []restock.Payload {
 }
 
 func (p *product) server() *restock.Server {
-	return restock.NewServer(restock.DefaultConfig(), restock.Deps{
+	return restock.NewServer(p.cfg, restock.Deps{
 		Lookup: func(_ context.Context, _, id string) ([]byte, bool, error) { b := p.State(id); return b, b != nil, nil },
 		Clock: func(context.Context, string, string) (step.Instant, []step.Interval, error) {
 			return step.Instant(p.at.UnixMicro()), nil, nil
@@ -137,6 +141,56 @@ func TestStockRunsOutAndComesBack(t *testing.T) {
 		other, err := p.server().GetStockNeed(t.Context(), &restockv1.GetStockNeedRequest{Shop: testkit.Shop, ProductId: tea, ServiceLevel: level})
 		if err != nil || (level > need.ServiceLevel) != (other.Need > need.Need) {
 			t.Errorf("need at %v: %v, %v; at %v it is %v", level, other, err, need.ServiceLevel, need.Need)
+		}
+	}
+}
+
+// A shop that asks for a fill rate is told so, in the signal and in words; so is who asks
+// for a need.
+func TestTargetsAreTold(t *testing.T) {
+	for target, code := range map[string]string{"fill-rate": "fill_rate", "economic": "economic"} {
+		t.Run(target, func(t *testing.T) {
+			cfg := restock.DefaultConfig()
+			cfg.Target = target
+			p := newProduct(t)
+			p.Life, p.cfg = testkit.New(t, restock.Processor(cfg)), cfg
+			p.tell(eventv1.Kind_KIND_STOCK_LEVEL, 400)
+			p.sells(42, 10)
+			signals := p.signals()
+			if len(signals) == 0 {
+				t.Fatal("no signal while 10 a day leave a stock of 400")
+			}
+			s := signals[0]
+			i := slices.IndexFunc(s.Reasons, func(r restock.Reason) bool { return r.Code == code })
+			if s.Target != target || i < 0 || s.Reasons[i].Value != s.TargetLevel || !strings.Contains(s.Reasons[i].Text, fmt.Sprintf("%.4g", s.TargetLevel)) {
+				t.Errorf("%+v does not tell its target", s)
+			}
+			need, err := p.server().GetStockNeed(t.Context(), &restockv1.GetStockNeedRequest{Shop: testkit.Shop, ProductId: tea})
+			if err != nil || need.Target != target || !(need.ServiceLevel > 0 && need.ServiceLevel < 1) || need.Need <= 0 {
+				t.Errorf("need %v, %v; want one for the shop's target", need, err)
+			}
+			low, err := p.server().GetStockNeed(t.Context(), &restockv1.GetStockNeedRequest{Shop: testkit.Shop, ProductId: tea, FillRate: .8})
+			if err != nil || low.Target != "fill-rate" || low.TargetLevel != .8 {
+				t.Errorf("need %v, %v; want one for a fill rate of .8", low, err)
+			}
+			high, err := p.server().GetStockNeed(t.Context(), &restockv1.GetStockNeedRequest{Shop: testkit.Shop, ProductId: tea, FillRate: .999})
+			if err != nil || high.Need <= low.Need {
+				t.Errorf("need %v, %v; want more than %v for a fill rate of .999", high, err, low.GetNeed())
+			}
+		})
+	}
+}
+
+func TestConfigReportsEverything(t *testing.T) {
+	c := restock.DefaultConfig()
+	if err := c.Validate(); err != nil {
+		t.Error(err)
+	}
+	c.Timezone, c.Target, c.FillRate, c.Margin, c.LeadDays = "Europe/Nowhere", "turnover", 1.5, -1, 0
+	err := c.Validate()
+	for _, name := range []string{"timezone", "target", "fill-rate", "margin", "lead-days"} {
+		if err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%v, want %s in it", err, name)
 		}
 	}
 }
@@ -216,11 +270,17 @@ func TestServerSaysWhatIsWrong(t *testing.T) {
 	if _, err := p.server().GetStockNeed(t.Context(), &restockv1.GetStockNeedRequest{Shop: testkit.Shop, ProductId: tea, ServiceLevel: 1}); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("a service level of 1: %v, want an invalid argument", err)
 	}
+	for _, r := range []*restockv1.GetStockNeedRequest{{FillRate: 1}, {FillRate: math.NaN()}, {ServiceLevel: math.NaN()}, {ServiceLevel: .9, FillRate: .9}} {
+		r.Shop, r.ProductId = testkit.Shop, tea
+		if _, err := p.server().GetStockNeed(t.Context(), r); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%v: %v, want an invalid argument", r, err)
+		}
+	}
 }
 
 // The JSON that leaves the system has the names of the message.
 func TestPayloadIsTheMessage(t *testing.T) {
-	b, err := json.Marshal(restock.Payload{ProductName: "a", StockOutMS: []int64{1}, Reasons: []restock.Reason{{}}, SupersededSignalID: "b", Historical: true})
+	b, err := json.Marshal(restock.Payload{ProductName: "a", StockOutMS: []int64{1}, Reasons: []restock.Reason{{}}, SupersededSignalID: "b", Historical: true, Target: "c", TargetLevel: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

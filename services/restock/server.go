@@ -2,11 +2,14 @@ package restock
 
 import (
 	"context"
+	"sync"
 
+	"github.com/cespare/xxhash/v2"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/sillage-io/sillage/libs/domain/restock"
 	"github.com/sillage-io/sillage/libs/stream/record"
 	"github.com/sillage-io/sillage/libs/stream/step"
 	"github.com/sillage-io/sillage/libs/topics"
@@ -15,7 +18,8 @@ import (
 
 // Deps is what the server needs of its surroundings.
 type Deps struct {
-	// Lookup returns the bytes that Codec wrote of an entity.
+	// Lookup returns the bytes that Codec wrote of an entity; without an id the
+	// shop's last model record.
 	Lookup func(ctx context.Context, shop, id string) (state []byte, ok bool, err error)
 	// Clock returns where the shop's clock stands for an entity, and what was
 	// not observed before.
@@ -29,10 +33,56 @@ type Server struct {
 	restockv1.UnimplementedRestockServiceServer
 	fold Fold
 	deps Deps
+
+	mu     sync.Mutex
+	models map[string]read // by shop
 }
 
+// read is a model, and what it was read from.
+type read struct {
+	sum uint64
+	*model
+}
+
+// maxModels bounds the models that are kept ready, at 100 kB each.
+const maxModels = 256
+
 // NewServer returns the server.
-func NewServer(cfg Config, deps Deps) *Server { return &Server{fold: NewFold(cfg), deps: deps} }
+func NewServer(cfg Config, deps Deps) *Server {
+	return &Server{fold: NewFold(cfg), deps: deps, models: map[string]read{}}
+}
+
+// model is the shop's as its fitter left it, made ready once.
+func (s *Server) model(ctx context.Context, shop string) (*model, error) {
+	if s.fold.pinned {
+		return shipped(), nil
+	}
+	data, ok, err := s.deps.Lookup(ctx, shop, "")
+	if err != nil {
+		return nil, status.Errorf(codes.Unavailable, "the store does not answer: %v", err)
+	}
+	if !ok {
+		return shipped(), nil
+	}
+	sum := xxhash.Sum64(data)
+	s.mu.Lock()
+	known, ok := s.models[shop]
+	s.mu.Unlock()
+	if ok && known.sum == sum {
+		return known.model, nil
+	}
+	m, err := readModel(data)
+	if err != nil {
+		return nil, status.Errorf(codes.DataLoss, "what was learnt of shop %s: %v", shop, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.models) >= maxModels {
+		clear(s.models)
+	}
+	s.models[shop] = read{sum, m}
+	return m, nil
+}
 
 // product reads a product and its shop's clock.
 func (s *Server) product(ctx context.Context, shop, id string) (p Product, clock step.Instant, unobserved []step.Interval, err error) {
@@ -72,17 +122,26 @@ func (s *Server) GetForecast(ctx context.Context, r *restockv1.GetForecastReques
 	if err != nil {
 		return nil, err
 	}
-	d, rate := p.Forecast(int64(clock), days, s.fold.with(unobserved))
+	m, err := s.model(ctx, r.Shop)
+	if err != nil {
+		return nil, err
+	}
+	d, rate := p.Forecast(int64(clock), days, s.fold.with(unobserved, m))
 	onHand, _, _ := p.Stock()
 	return &restockv1.GetForecastResponse{
-		ProductId: r.ProductId, Demand: demand(d, days).wire(), RatePerDay: rate, OnHand: onHand, StockKnown: p.StockKnown(), ClockMs: clock.Millis(), ModelVersion: ModelVersion,
+		ProductId: r.ProductId, Demand: demand(d, days).wire(), RatePerDay: rate, OnHand: onHand, StockKnown: p.StockKnown(), ClockMs: clock.Millis(), ModelVersion: m.version,
 	}, nil
 }
 
 // GetStockNeed returns the stock needed at an instant.
 func (s *Server) GetStockNeed(ctx context.Context, r *restockv1.GetStockNeedRequest) (*restockv1.GetStockNeedResponse, error) {
-	if r.ServiceLevel < 0 || r.ServiceLevel >= 1 {
+	switch {
+	case !(r.ServiceLevel >= 0 && r.ServiceLevel < 1):
 		return nil, status.Errorf(codes.InvalidArgument, "service_level: %g is not between 0 and 1", r.ServiceLevel)
+	case !(r.FillRate >= 0 && r.FillRate < 1):
+		return nil, status.Errorf(codes.InvalidArgument, "fill_rate: %g is not between 0 and 1", r.FillRate)
+	case r.ServiceLevel > 0 && r.FillRate > 0:
+		return nil, status.Error(codes.InvalidArgument, "service_level and fill_rate: both are given, and a need has one target")
 	}
 	p, clock, unobserved, err := s.product(ctx, r.Shop, r.ProductId)
 	if err != nil {
@@ -92,16 +151,20 @@ func (s *Server) GetStockNeed(ctx context.Context, r *restockv1.GetStockNeedRequ
 	if r.AtMs > 0 {
 		at = max(at, r.AtMs*1000)
 	}
-	setting := s.fold.with(unobserved)
-	need := p.Need(at, r.ServiceLevel, setting)
-	level := r.ServiceLevel
-	if level == 0 {
-		level = setting.Policy.ServiceLevel
+	m, err := s.model(ctx, r.Shop)
+	if err != nil {
+		return nil, err
 	}
+	setting := s.fold.with(unobserved, m)
+	if r.FillRate > 0 {
+		setting.Policy.Target, setting.Policy.FillRate = restock.FillRate, r.FillRate
+	}
+	need := p.Need(at, r.ServiceLevel, setting)
 	onHand, onOrder, reserved := p.Stock()
 	return &restockv1.GetStockNeedResponse{
-		ProductId: r.ProductId, Need: need.Units, Demand: demand(need.Demand, need.WindowDays).wire(), LeadTimeDays: need.Lead.Mean, ServiceLevel: level,
-		InventoryPosition: onHand + onOrder - reserved, ClockMs: clock.Millis(), ModelVersion: ModelVersion, Reasons: wire(reasons(need.Reasons)),
+		ProductId: r.ProductId, Need: need.Units, Demand: demand(need.Demand, need.WindowDays).wire(), LeadTimeDays: need.Lead.Mean, ServiceLevel: need.Level,
+		InventoryPosition: onHand + onOrder - reserved, ClockMs: clock.Millis(), ModelVersion: m.version, Reasons: wire(reasons(need.Reasons())),
+		Target: need.Target.String(), TargetLevel: need.TargetLevel,
 	}, nil
 }
 

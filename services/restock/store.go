@@ -96,6 +96,8 @@ type Payload struct {
 	ModelVersion       string   `json:"model_version"`
 	SupersededSignalID string   `json:"superseded_signal_id,omitempty"`
 	Historical         bool     `json:"historical,omitempty"`
+	Target             string   `json:"target,omitempty"`       // fill-rate or economic; none: cycle-service
+	TargetLevel        float64  `json:"target_level,omitempty"` // of such a target: the fill rate, or the service level that costs least
 }
 
 // Demand is a predictive distribution over a window.
@@ -110,7 +112,7 @@ type Demand struct {
 	P99      int64   `json:"p99"`
 }
 
-// Reason is one cause in units, with a sentence.
+// Reason is one cause with its number, mostly units, and a sentence.
 type Reason struct {
 	Code  string  `json:"code"`
 	Value float64 `json:"value"`
@@ -127,28 +129,37 @@ func demand(d restock.Demand, days float64) Demand {
 	}
 }
 
-func payload(s restock.Signal, key step.Key, name string, historical bool) Payload {
+func payload(s restock.Signal, key step.Key, name, version string, historical bool) Payload {
 	p := Payload{
 		Kind: strings.ToLower(s.Kind.String()), Severity: strings.ToLower(s.Severity.String()), Shop: key.Shop, ProductID: key.ID, ProductName: name, Cycle: s.Cycle, Revision: uint32(s.Revision),
 		DueMS: s.Due / 1000, OnHand: s.OnHand, OnOrder: s.OnOrder, InventoryPosition: s.Position,
 		LeadTimeDays: round(s.Lead.Mean), LeadTimeP90Days: round(s.LeadP90), Risk: round(s.Risk), ServiceLevel: s.ServiceLevel,
 		Demand: demand(s.Demand, s.WindowDays), ReorderPoint: s.ReorderPoint, OrderUpTo: s.OrderUpTo, OrderQuantity: s.Quantity,
-		Reasons: reasons(s.Reasons), ModelVersion: ModelVersion, Historical: historical,
+		Reasons: reasons(s.Reasons), ModelVersion: version, Historical: historical,
 	}
 	// After a lead time and a review the decision is another one.
 	p.ExpiresMS = p.DueMS + int64(s.WindowDays*day)/1000
+	if s.Target != restock.CycleService {
+		p.Target, p.TargetLevel, p.ServiceLevel = s.Target.String(), round(s.TargetLevel), round(s.ServiceLevel)
+	}
 	for _, at := range s.StockOut {
 		p.StockOutMS = append(p.StockOutMS, at/1000)
 	}
 	return p
 }
 
-// texts say what a reason's units are.
+// texts say what a reason's number is.
 var texts = map[string]string{
 	restock.ReasonLevel:         "%.1f units are sold over the lead time and a review at the long-run rate.",
 	restock.ReasonTrend:         "%+.1f units by the recent trend.",
 	restock.ReasonDemandSpread:  "%.1f units of safety stock against varying demand.",
 	restock.ReasonLeadSpread:    "%.1f units of safety stock against late deliveries.",
+	restock.ReasonShelfLife:     "%+.1f units, because more would spoil before they are sold.",
+	restock.ReasonFillRate:      "The target is a fill rate: a share of %.4g of the units asked for is to be served from stock.",
+	restock.ReasonEconomic:      "The target is economic: a service level of %.4g costs least in missed sales and idle stock.",
+	restock.ReasonMaxCover:      "%.0f units fewer than the target asks for: they would lie for longer than the longest cover.",
+	restock.ReasonSpoils:        "%.0f units fewer than an order would bring: they would spoil before they are sold.",
+	restock.ReasonMinimum:       "%.0f units more than cover and shelf life allow: the supplier's minimum order asks for them.",
 	restock.ReasonOnHand:        "%.0f units are on hand.",
 	restock.ReasonOnOrder:       "%.0f units are on order and in time.",
 	restock.ReasonReserved:      "%.0f units are promised.",
@@ -196,5 +207,6 @@ func message(data []byte) (*restockv1.Signal, error) {
 		LeadTimeDays: p.LeadTimeDays, LeadTimeP90Days: p.LeadTimeP90Days, Risk: p.Risk, ServiceLevel: p.ServiceLevel, Demand: p.Demand.wire(),
 		ReorderPoint: p.ReorderPoint, OrderUpTo: p.OrderUpTo, OrderQuantity: p.OrderQuantity, StockOutMs: p.StockOutMS, Reasons: wire(p.Reasons),
 		ModelVersion: p.ModelVersion, SupersededSignalId: p.SupersededSignalID, Historical: p.Historical,
+		Target: p.Target, TargetLevel: p.TargetLevel,
 	}, nil
 }

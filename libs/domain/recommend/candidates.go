@@ -144,6 +144,16 @@ func (x *Index) walk(q *Query, s *Scratch) {
 		for k := l.off; k < l.off+min(uint32(l.n), 2*walkLook); k++ {
 			s.hop(hop{e.to[k], e.w[k].total() * scale}, x.cfg.WalkFanout)
 		}
+		ahead := uint32(0) // all at once: see fetch
+		for _, h := range s.hops {
+			ahead += uint32(x.items[h.item].near[viewed].n)
+		}
+		for _, h := range s.hops {
+			if l := &x.items[h.item].near[viewed]; l.n > 0 {
+				ahead += e.to[l.off] + e.w[l.off].n
+			}
+		}
+		s.fetched = ahead
 		for _, h := range s.hops {
 			over := &x.items[h.item]
 			l := &over.near[viewed]
@@ -267,13 +277,19 @@ func (x *Index) neighbours(q *Query, s *Scratch) {
 		if slot > head {
 			newer += slots
 		}
-		s.near = append(s.near, neighbour{sim: s.visits[slot].sim * x.age[step] * s.roots[v.n], slot: slot, age: newer})
+		sim := s.visits[slot].sim * x.age[step] * s.roots[v.n]
+		s.near = append(s.near, neighbour{sim: uint64(math.Float32bits(sim)), slot: slot, age: newer})
 	}
 	near := s.near
 	if len(near) > x.cfg.K {
 		selectFirst(near, x.cfg.K)
 		near = near[:x.cfg.K]
 	}
+	ahead := uint32(0) // all at once: see fetch
+	for _, nb := range near {
+		ahead += x.sessItem[int(nb.slot)*x.cfg.SessionLength]
+	}
+	s.fetched = ahead
 	back := float32(x.cfg.Backward)
 	for _, nb := range near {
 		run := x.run(int(nb.slot))
@@ -286,7 +302,7 @@ func (x *Index) neighbours(q *Query, s *Scratch) {
 		if match == math.MaxUint8 { // the shared item has left the session's log
 			continue
 		}
-		vote := nb.sim * x.matchStep[match]
+		vote := math.Float32frombits(uint32(nb.sim)) * x.matchStep[match]
 		for p, i := range run {
 			c := s.candidate(x, i)
 			if c == nil {

@@ -18,6 +18,23 @@ const (
 	relations
 )
 
+// bits is a set of items.
+type bits []uint64
+
+func (b bits) has(i uint32) bool { return int(i>>6) < len(b) && b[i>>6]>>(i&63)&1 != 0 }
+
+func (b *bits) put(i uint32, in bool) {
+	if !in && int(i>>6) >= len(*b) {
+		return
+	}
+	*b = grow(*b, int(i>>6)+1)
+	if in {
+		(*b)[i>>6] |= 1 << (i & 63)
+	} else {
+		(*b)[i>>6] &^= 1 << (i & 63)
+	}
+}
+
 // none stands for no item.
 const none = ^uint32(0)
 
@@ -31,7 +48,6 @@ type item struct {
 	seen            int64   // milliseconds since 1970
 	count           [windows]float32
 	used            bool
-	inactive        bool
 	post            ring
 
 	near [relations]list
@@ -68,6 +84,9 @@ type Index struct {
 	names []string
 	items []item
 	spare []uint32 // dropped items, to be used again
+	// Items that may not be shown. Answers ask for each candidate, and these bits
+	// stay in the processor where the items do not.
+	hidden bits
 
 	texts   map[string]uint32 // categories and brands
 	text    []string
@@ -95,6 +114,7 @@ type Index struct {
 	queryStep, matchStep, distance, countedStep []float32
 	age                                         []float32
 	gone                                        []bool // of a drop
+	fetched                                     uint32 // so that what only reads is not left out
 }
 
 // maxID bounds the length of an item id, in bytes; longer ids are refused.
@@ -179,7 +199,8 @@ func (x *Index) SetProduct(id, name, category, brand string, price int64, active
 		x.climb(i)
 	}
 	it.brand = x.internText(brand)
-	it.price, it.inactive = price, !active
+	it.price = price
+	x.hidden.put(i, !active)
 	it.octave = octaveOf(price)
 }
 
@@ -290,6 +311,7 @@ func (x *Index) intern(id string, at int64) (uint32, bool) {
 		x.ids, x.names = append(x.ids, ""), append(x.names, "")
 	}
 	x.items[i] = item{used: true, seen: at}
+	x.hidden.put(i, false)
 	x.id[id], x.ids[i] = i, id
 	return i, true
 }
@@ -349,6 +371,7 @@ func (x *Index) drop(n int) {
 		}
 		delete(x.id, x.ids[i])
 		x.ids[i], x.names[i] = "", ""
+		x.hidden.put(uint32(i), false)
 		*it = item{}
 	}
 	for j := n - 1; j >= 0; j-- { // handed out oldest first
@@ -381,6 +404,7 @@ func (x *Index) Apply(d Delta) {
 	if shift != 1 {
 		x.rescale(shift)
 	}
+	x.fetch(run[max(0, len(run)-x.cfg.Steps-1):])
 	back := len(run)
 	for step, p := range d.Previous {
 		if step == x.cfg.Steps {
@@ -436,6 +460,21 @@ func (x *Index) Apply(d Delta) {
 			}
 		}
 	}
+}
+
+// fetch reads of items what an event is about to read of them, all at once: the
+// processor then waits for the slowest of them and not for one after the other.
+func (x *Index) fetch(run []uint32) {
+	n, e := uint32(0), &x.near[viewed]
+	for _, i := range run {
+		n += uint32(x.ids[i][0]) + uint32(x.items[i].near[viewed].n)
+	}
+	for _, i := range run {
+		if l := &x.items[i].near[viewed]; l.n > 0 {
+			n += e.to[l.off] + e.w[l.off].n
+		}
+	}
+	x.fetched = n
 }
 
 // pin interns a previous item without letting that drop the delta's own.
@@ -645,5 +684,5 @@ func (x *Index) Product(id string) (Product, bool) {
 		return Product{}, false
 	}
 	it := &x.items[i]
-	return Product{x.names[i], x.text[it.category], x.text[it.brand], it.price, !it.inactive}, true
+	return Product{x.names[i], x.text[it.category], x.text[it.brand], it.price, !x.hidden.has(i)}, true
 }

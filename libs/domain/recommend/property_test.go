@@ -330,7 +330,7 @@ func TestSelectFirst(t *testing.T) {
 		sims := rapid.SliceOfN(rapid.IntRange(0, 5), 1, 60).Draw(t, "sims")
 		var a []neighbour
 		for k, s := range sims {
-			a = append(a, neighbour{sim: float32(s), slot: uint32(k), age: uint32(k)})
+			a = append(a, neighbour{sim: uint64(s), slot: uint32(k), age: uint32(k)})
 		}
 		want := slices.Clone(a)
 		slices.SortFunc(want, func(a, b neighbour) int {

@@ -177,11 +177,15 @@ func octaves(x float32) float32 {
 // describe fills the features of all candidates.
 func (x *Index) describe(q *Query, s *Scratch) {
 	var most [3]float32
+	ahead := uint32(0) // all at once: see fetch
 	for k := range s.cands {
+		c := &s.cands[k]
+		ahead += x.items[c.item].sessions
 		for f := range most {
-			most[f] = max(most[f], s.cands[k].from[f])
+			most[f] = max(most[f], c.from[f])
 		}
 	}
+	s.fetched = ahead
 	for f, m := range most {
 		if m > 0 {
 			most[f] = 1 / m

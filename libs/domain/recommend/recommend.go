@@ -153,7 +153,7 @@ func (x *Index) rank(q *Query, s *Scratch, dst []Answer, n int) []Answer {
 func (x *Index) take(q *Query, s *Scratch, i uint32) bool {
 	m := s.mark(i)
 	it := &x.items[i]
-	if m.is&(blocked|taken) != 0 || it.inactive {
+	if m.is&(blocked|taken) != 0 || x.hidden.has(i) {
 		return false
 	}
 	if q.PerCategory > 0 || q.PerBrand > 0 {
@@ -192,7 +192,7 @@ func (x *Index) trending(q *Query, s *Scratch, dst []Answer, n int) []Answer {
 		for _, i := range x.top[w] {
 			m := s.mark(i)
 			it := &x.items[i]
-			if m.is != 0 || it.inactive {
+			if m.is != 0 || x.hidden.has(i) {
 				continue
 			}
 			m.is |= filled

@@ -40,9 +40,10 @@ func (a ranked) before(b ranked) bool {
 	return a.score > b.score || a.score == b.score && a.item < b.item
 }
 
-// neighbour is a similar session.
+// neighbour is a similar session. Similarities are not negative, so that their
+// bits order them as they are, and in whole numbers no comparison has a third way.
 type neighbour struct {
-	sim  float32
+	sim  uint64 // bits of the similarity
 	slot uint32
 	age  uint32 // sessions begun since; ties: the newer session first
 }
@@ -74,6 +75,7 @@ type Scratch struct {
 	roots   []float32 // 1/sqrt(i)
 	asked   []QueryItem
 	looks   []look
+	fetched uint32 // so that what only reads is not left out
 }
 
 type queryItem struct {
@@ -129,7 +131,7 @@ func (s *Scratch) candidate(x *Index, i uint32) *candidate {
 	if m.cand != 0 {
 		return &s.cands[m.cand-1]
 	}
-	if m.is&blocked != 0 || len(s.cands) == x.cfg.MaxCandidates || x.items[i].inactive {
+	if m.is&blocked != 0 || len(s.cands) == x.cfg.MaxCandidates || x.hidden.has(i) {
 		return nil
 	}
 	s.cands = s.cands[:len(s.cands)+1]

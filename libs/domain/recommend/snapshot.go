@@ -125,7 +125,7 @@ func (x *Index) writeItems(e *encoder, oldest, held int) {
 		e.uint(uint64(it.category))
 		e.uint(uint64(it.brand))
 		e.int(it.price)
-		e.flag(it.inactive)
+		e.flag(x.hidden.has(uint32(i)))
 		e.int(it.seen)
 		e.uint(uint64(it.sessions))
 		for _, c := range it.count {
@@ -333,7 +333,9 @@ func (x *Index) restoreItems(d *decoder, skip int) {
 		}
 		x.id[id], x.ids[i], x.names[i] = i, id, d.text(maxName)
 		it.category, it.brand = uint32(d.uint(uint64(len(x.text)-1))), uint32(d.uint(uint64(len(x.text)-1)))
-		it.price, it.inactive, it.seen = d.int(), d.flag(), d.int()
+		it.price = d.int()
+		x.hidden.put(i, d.flag())
+		it.seen = d.int()
 		it.octave = octaveOf(it.price)
 		it.sessions = uint32(d.uint(math.MaxUint32))
 		for w := range it.count {

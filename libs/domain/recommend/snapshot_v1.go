@@ -124,7 +124,9 @@ func (x *Index) restoreItemV1(d *decoder, i, n uint32, skip int, scales *[1 + wi
 	}
 	x.id[id], x.ids[i], x.names[i] = i, id, d.text(maxName)
 	it.category, it.brand = uint32(d.uint(uint64(len(x.text)-1))), uint32(d.uint(uint64(len(x.text)-1)))
-	it.price, it.inactive, it.seen = d.int(), d.flag(), d.int()
+	it.price = d.int()
+	x.hidden.put(i, d.flag())
+	it.seen = d.int()
 	it.octave = octaveOf(it.price)
 	it.sessions = uint32(d.uint(math.MaxUint32))
 	for w := range it.count {

@@ -21,7 +21,6 @@ type VMIS struct {
 	m, k int
 	id   map[uint32]uint32 // item to its number here
 	ids  []uint32
-	idf  []float64
 
 	last      []int64 // of sessions, by rising time; a session's number is its recency
 	start     []uint32
@@ -30,9 +29,9 @@ type VMIS struct {
 	list      []uint32 // sessions of item i, newest first: list[listStart[i]:listStart[i+1]]
 	epoch     uint32
 	sims      []vmisMark // by session
-	votes     []vmisMark // by item
-	recent    []uint32   // heap of the sessions looked at, the oldest first
-	near      []vmisMark
+	votes     []vmisVote // by item
+	recent    []uint32   // sessions looked at; once they are m, a heap with the oldest first
+	near      []neighbour
 	query     []uint32
 	touched   []uint32
 	answers   []VMISAnswer
@@ -42,7 +41,14 @@ type VMIS struct {
 type vmisMark struct {
 	sum   float64
 	epoch uint32
-	of    uint32
+}
+
+// vmisVote is what an answer needs of an item, in half a cache line.
+type vmisVote struct {
+	sum, idf float64
+	epoch    uint32 // that sum counts in
+	asked    uint32 // epoch that the item is part of the session in
+	step     uint32 // and where, the newest item at 0
 }
 
 // VMISSession is a finished session.
@@ -81,12 +87,12 @@ func NewVMIS(sessions []VMISSession, m, k, longest int, idfWeight float64) *VMIS
 		}
 		v.last, v.start = append(v.last, sessions[o].Last), append(v.start, uint32(len(v.items)))
 	}
-	v.idf = make([]float64, len(v.ids))
+	v.votes = make([]vmisVote, len(v.ids))
 	v.listStart = make([]uint32, len(v.ids)+1)
 	for i, n := range count {
-		v.idf[i] = math.Log(float64(len(v.items))/float64(n)) * idfWeight
-		if v.idf[i] <= 0 {
-			v.idf[i] = 1
+		v.votes[i].idf = math.Log(float64(len(v.items))/float64(n)) * idfWeight
+		if v.votes[i].idf <= 0 {
+			v.votes[i].idf = 1
 		}
 		v.listStart[i+1] = v.listStart[i] + uint32(min(int(n), m))
 	}
@@ -100,7 +106,7 @@ func NewVMIS(sessions []VMISSession, m, k, longest int, idfWeight float64) *VMIS
 			}
 		}
 	}
-	v.sims, v.votes = make([]vmisMark, len(v.last)), make([]vmisMark, len(v.ids))
+	v.sims = make([]vmisMark, len(v.last))
 	return v
 }
 
@@ -125,7 +131,9 @@ func (v *VMIS) Recommend(session []uint32, n int) []VMISAnswer {
 func (v *VMIS) begin() {
 	if v.epoch++; v.epoch == 0 {
 		clear(v.sims)
-		clear(v.votes)
+		for i := range v.votes {
+			v.votes[i].epoch, v.votes[i].asked = 0, 0
+		}
 		v.epoch = 1
 	}
 	v.recent, v.near, v.query, v.touched = v.recent[:0], v.near[:0], v.query[:0], v.touched[:0]
@@ -150,6 +158,7 @@ func (v *VMIS) look(session []uint32) {
 		if i == none || slices.Contains(v.query[:pos], i) {
 			continue
 		}
+		v.votes[i].asked, v.votes[i].step = v.epoch, uint32(pos)
 		weight := float64(len(session)-pos) / float64(distinct)
 		for _, s := range v.list[v.listStart[i]:v.listStart[i+1]] {
 			mark := &v.sims[s]
@@ -158,15 +167,11 @@ func (v *VMIS) look(session []uint32) {
 				continue
 			}
 			if len(v.recent) < v.m {
-				*mark = vmisMark{weight, v.epoch, s}
-				v.recent = append(v.recent, s)
-				for c := len(v.recent) - 1; c > 0; { // rise
-					p := (c - 1) / 2
-					if v.recent[p] <= v.recent[c] {
-						break
+				*mark = vmisMark{weight, v.epoch}
+				if v.recent = append(v.recent, s); len(v.recent) == v.m {
+					for p := v.m/2 - 1; p >= 0; p-- {
+						v.sink(p)
 					}
-					v.recent[p], v.recent[c] = v.recent[c], v.recent[p]
-					c = p
 				}
 				continue
 			}
@@ -175,110 +180,91 @@ func (v *VMIS) look(session []uint32) {
 				break // the rest of the list is older still
 			}
 			v.sims[oldest].epoch = v.epoch - 1
-			*mark = vmisMark{weight, v.epoch, s}
+			*mark = vmisMark{weight, v.epoch}
 			v.recent[0] = s
-			for p := 0; ; { // sink
-				c := 2*p + 1
-				if c >= len(v.recent) {
-					break
-				}
-				if c+1 < len(v.recent) && v.recent[c+1] < v.recent[c] {
-					c++
-				}
-				if v.recent[p] <= v.recent[c] {
-					break
-				}
-				v.recent[p], v.recent[c] = v.recent[c], v.recent[p]
-				p = c
-			}
+			v.sink(0)
 		}
+	}
+}
+
+// sink restores the heap of recent sessions below p.
+func (v *VMIS) sink(p int) {
+	h := v.recent
+	for {
+		c := 2*p + 1
+		if c >= len(h) {
+			return
+		}
+		if c+1 < len(h) && h[c+1] < h[c] {
+			c++
+		}
+		if h[p] <= h[c] {
+			return
+		}
+		h[p], h[c] = h[c], h[p]
+		p = c
 	}
 }
 
 // vote lets the k most similar sessions vote for their items.
 func (v *VMIS) vote() {
 	for _, s := range v.recent {
-		v.near = append(v.near, v.sims[s])
+		v.near = append(v.near, neighbour{math.Float64bits(v.sims[s].sum), s, ^s})
 	}
 	if len(v.near) > v.k {
-		v.selectNear()
+		selectFirst(v.near, v.k)
 		v.near = v.near[:v.k]
 	}
 	for _, nb := range v.near {
-		items := v.items[v.start[nb.of]:v.start[nb.of+1]]
-		step := 0
-		for step < len(v.query) && !slices.Contains(items, v.query[step]) {
-			step++
+		items := v.items[v.start[nb.slot]:v.start[nb.slot+1]]
+		step := uint32(len(v.query))
+		for _, i := range items {
+			if m := &v.votes[i]; m.asked == v.epoch {
+				step = min(step, m.step)
+			}
 		}
 		weight := 0.0
 		if step < 99 {
 			weight = 1 - 0.1*float64(step+1)
 		}
-		weight *= nb.sum
+		weight *= math.Float64frombits(nb.sim)
 		for _, i := range items {
 			m := &v.votes[i]
 			if m.epoch != v.epoch {
-				*m = vmisMark{0, v.epoch, i}
+				m.sum, m.epoch = 0, v.epoch
 				v.touched = append(v.touched, i)
 			}
-			m.sum += weight * v.idf[i]
+			m.sum += weight * m.idf
 		}
 	}
 }
 
-func (a vmisMark) before(b vmisMark) bool { return a.sum > b.sum || a.sum == b.sum && a.of > b.of }
+func (a VMISAnswer) worse(b VMISAnswer) bool {
+	return a.Score < b.Score || a.Score == b.Score && a.Item > b.Item
+}
 
-// selectNear moves the k most similar sessions to the front of near.
-func (v *VMIS) selectNear() {
-	a, lo, hi := v.near, 0, len(v.near)-1
-	for lo < hi {
-		pivot := a[lo+(hi-lo)/2]
-		i, j := lo, hi
-		for i <= j {
-			for a[i].before(pivot) {
-				i++
-			}
-			for pivot.before(a[j]) {
-				j--
-			}
-			if i <= j {
-				a[i], a[j] = a[j], a[i]
-				i++
-				j--
-			}
-		}
-		switch {
-		case v.k-1 <= j:
-			hi = j
-		case v.k-1 >= i:
-			lo = i
-		default:
+// sinkWorst restores a heap with the worst answer first, below p.
+func sinkWorst(h []VMISAnswer, p int) {
+	for {
+		c := 2*p + 1
+		if c >= len(h) {
 			return
 		}
+		if c+1 < len(h) && h[c+1].worse(h[c]) {
+			c++
+		}
+		if !h[c].worse(h[p]) {
+			return
+		}
+		h[p], h[c] = h[c], h[p]
+		p = c
 	}
 }
 
 // best returns the n items with the most votes: a heap of the n best so far, the
 // worst of them first, then sorted.
 func (v *VMIS) best(current uint32, n int) []VMISAnswer {
-	worse := func(a, b VMISAnswer) bool { return a.Score < b.Score || a.Score == b.Score && a.Item > b.Item }
 	h := v.answers[:0]
-	sink := func(p int) {
-		for {
-			c := 2*p + 1
-			if c >= len(h) {
-				return
-			}
-			if c+1 < len(h) && worse(h[c+1], h[c]) {
-				c++
-			}
-			if !worse(h[c], h[p]) {
-				return
-			}
-			h[p], h[c] = h[c], h[p]
-			p = c
-		}
-	}
 	for _, i := range v.touched {
 		a := VMISAnswer{v.ids[i], v.votes[i].sum}
 		switch {
@@ -287,12 +273,12 @@ func (v *VMIS) best(current uint32, n int) []VMISAnswer {
 			h = append(h, a)
 			if len(h) == n {
 				for p := n/2 - 1; p >= 0; p-- {
-					sink(p)
+					sinkWorst(h, p)
 				}
 			}
-		case worse(h[0], a):
+		case h[0].worse(a):
 			h[0] = a
-			sink(0)
+			sinkWorst(h, 0)
 		}
 	}
 	v.answers = h

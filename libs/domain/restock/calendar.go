@@ -2,8 +2,10 @@ package restock
 
 import "math"
 
-// The tables of a calendar reach this many days beyond what was seen.
-const ahead = 800
+const (
+	ahead     = 800  // days that the tables of a calendar reach beyond what was seen
+	maxWeight = 1000 // of a day, for whatever reason
+)
 
 // calendar gives every day its weight c: the demand that is expected of it,
 // relative to an average day. The zero calendar weighs every day 1.
@@ -96,36 +98,97 @@ const (
 	yearDays    = 364. // whole weeks
 )
 
-// fitCalendar learns the weights from the totals of a shop by day, each in units of
-// the dispersion, so that a total counts as often as it is evidence. Period is the
-// length of a day of the totals in days: seasons come from a year on, weekdays
-// only where the period is a day.
-func fitCalendar(first Day, totals []float64, period float64, kept [experts]float64) calendar {
-	n := len(totals)
+// almanac is what a calendar is made of, in the precision of a packed layer. The zero
+// almanac knows nothing.
+type almanac struct {
+	first         Day // that was seen
+	days          int // that were
+	period        float64
+	closed        []byte // a bit for each of the days, the lowest first
+	dow           [7]float32
+	rates, opened [seasons]float32 // of an open day of a slot of the year; and how much of the slot is open
+}
+
+// fitAlmanac learns from the totals of a shop by day, each in units of the dispersion,
+// so that a total counts as often as it is evidence. Period is the length of a day of
+// the totals in days: seasons come from a year on, weekdays only where the period is a
+// day.
+func fitAlmanac(first Day, seen []float32, period float64) almanac {
+	n := len(seen)
+	totals := make([]float64, n)
+	for t, y := range seen {
+		totals[t] = float64(y)
+	}
+	a := almanac{first: first, days: n, period: period, closed: make([]byte, (n+7)/8)}
 	dow := [7]float64{1, 1, 1, 1, 1, 1, 1}
 	if period == 1 {
 		dow = fitWeekdays(first, totals)
 	}
+	for d := range dow {
+		a.dow[d] = float32(dow[d])
+	}
 	open := make([]float64, n) // the weight of the weekday, 0 where the shop was closed
 	expected := around(totals, 28/period)
 	for t := range open {
-		open[t] = dow[weekday(first+Day(t))]
+		open[t] = float64(a.dow[weekday(first+Day(t))])
 		if totals[t] == 0 && expected[t]*open[t] >= closedBelow {
 			open[t] = 0
+			a.closed[t/8] |= 1 << (t % 8)
 		}
 	}
 	rates, opened := fitSeasons(first, totals, open, dow, period)
-	weights := make([]float64, n+int(ahead/period))
+	for s := range rates {
+		a.rates[s], a.opened[s] = float32(min(rates[s], maxWeight)), float32(min(opened[s], maxWeight))
+	}
+	return a
+}
+
+// calendar makes the tables, for experts that keep so much of their evidence.
+func (a *almanac) calendar(kept [experts]float64) calendar {
+	if a.days == 0 {
+		return calendar{}
+	}
+	weights := make([]float64, a.days+int(ahead/a.period))
 	for t := range weights {
-		d := first + Day(t)
-		s := season(d, period)
-		if t < n {
-			weights[t] = open[t] * rates[s]
-		} else {
-			weights[t] = dow[weekday(d)] * rates[s] * opened[s]
+		d := a.first + Day(t)
+		s := season(d, a.period)
+		weights[t] = float64(a.dow[weekday(d)]) * float64(a.rates[s])
+		switch {
+		case t >= a.days:
+			weights[t] *= float64(a.opened[s])
+		case a.closed[t/8]&(1<<(t%8)) != 0:
+			weights[t] = 0
 		}
 	}
-	return newCalendar(first, weights, kept)
+	return newCalendar(a.first, weights, kept)
+}
+
+// fields are packed; reading leaves no room for more days than are kept.
+func (a *almanac) fields(w *wire) {
+	n := uint32(a.days)
+	w.u32(&n)
+	if a.days = int(n); n == 0 {
+		return
+	}
+	if n > maxDays {
+		w.short = true
+		return
+	}
+	w.day(&a.first)
+	if w.reading {
+		a.closed = make([]byte, (n+7)/8)
+	}
+	for i := range a.closed {
+		w.u8(&a.closed[i])
+	}
+	w.f32s(a.dow[:])
+	w.f32s(a.rates[:])
+	w.f32s(a.opened[:])
+}
+
+// valid tells that a calendar of it is one: finite, and of days that there are.
+func (a *almanac) valid() bool {
+	return a.first >= -farDay && a.first <= farDay && inside(0, maxWeight, a.dow[:]...) && inside(0, maxWeight, a.rates[:]...) && inside(0, maxWeight, a.opened[:]...)
 }
 
 // around is the moving mean over a window, centred where the totals reach so far.

@@ -17,8 +17,8 @@ const (
 // probabilities from P(D < y) to P(D <= y), which is the non-randomised transform
 // of Czado, Gneiting and Held (2009), so that nothing is drawn.
 type pit struct {
-	mass  [bins]float64
-	total float64
+	mass  [bins]float32
+	total float32
 }
 
 func (h *pit) add(low, high float64) {
@@ -36,7 +36,7 @@ func (h *pit) add(low, high float64) {
 		if to <= from {
 			break
 		}
-		h.mass[i] += (to - from) / (high - low)
+		h.mass[i] += float32((to - from) / (high - low))
 	}
 }
 
@@ -44,16 +44,17 @@ func (h *pit) add(low, high float64) {
 // share of outcomes below the forecast's quantile i/bins.
 type warp [bins + 1]float64
 
-// warp smooths the histogram with a uniform one.
+// warp smooths the histogram with a uniform one. Its knots have the precision of a
+// packed layer.
 func (h *pit) warp() *warp {
 	var w warp
 	sum := 0.
 	for i, m := range h.mass {
-		sum += m + pitPrior/bins
+		sum += float64(m) + pitPrior/bins
 		w[i+1] = sum
 	}
 	for i := range w {
-		w[i] /= sum
+		w[i] = float64(float32(w[i] / sum))
 	}
 	w[bins] = 1
 	return &w
@@ -138,19 +139,37 @@ const steps = 5
 // warps of a layer; nil where nothing is known.
 type warps [kinds][steps]*warp
 
-// newWarps prepares what the histograms say.
-func newWarps(all *[horizons][kinds]pit) *warps {
-	var w warps
-	for v := range w {
-		short, long := all[0][v].warp(), all[1][v].warp()
-		if all[1][v].total < few {
+// checked is what the two checks say of forecasts of one kind; nil: nothing is known.
+type checked [kinds]*[horizons]warp
+
+// newChecked reads the histograms.
+func newChecked(all *[horizons][kinds]pit) checked {
+	var c checked
+	for v := range c {
+		short, long := &all[0][v], &all[1][v]
+		if short.total == 0 && long.total == 0 {
+			continue
+		}
+		if long.total < few {
 			long = short
+		}
+		c[v] = &[horizons]warp{*short.warp(), *long.warp()}
+	}
+	return c
+}
+
+// newWarps prepares what the checks say.
+func newWarps(c *checked) *warps {
+	var w warps
+	for v, both := range c {
+		if both == nil {
+			continue
 		}
 		for i := range w[v] {
 			x := float64(i) / (steps - 1)
 			var m warp
 			for j := range m {
-				m[j] = (1-x)*short[j] + x*long[j]
+				m[j] = (1-x)*both[0][j] + x*both[1][j]
 			}
 			w[v][i] = &m
 		}

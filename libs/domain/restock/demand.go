@@ -88,8 +88,8 @@ type prior struct{ days, rate float64 }
 func (p *Product) launch(s *Setting) prior {
 	q := prior{s.Policy.LaunchDays / s.period(), s.Policy.LaunchRate * s.period()}
 	if l := s.Layer; l != nil && l.launches.sure > 0 {
-		r := l.launches.rate[p.band]
-		q.rate = (r*l.launches.sure + q.rate) / (l.launches.sure + 1)
+		r, sure := float64(l.launches.rate[p.band]), float64(l.launches.sure)
+		q.rate = (r*sure + q.rate) / (sure + 1)
 	}
 	return q
 }
@@ -171,7 +171,7 @@ func (p *Product) weigh(s *Setting, mean float64) [experts]float64 {
 	for k := range l {
 		l[k] = float64(p.losses[k])
 		if s.Layer != nil {
-			l[k] += pooled * s.Layer.losses[volume(mean)][k]
+			l[k] += pooled * float64(s.Layer.losses[volume(mean)][k])
 		}
 	}
 	best := min(l[0], l[1], l[2])
@@ -284,7 +284,8 @@ func (p *Product) endWeek(s *Setting) {
 	}
 	weights := p.weigh(s, even)
 	sold := float64(p.weekSold)
-	told := Stat{Kind: StatWeek, Day: p.open - 1, Class: volume(even)}
+	told := Stat{Kind: StatWeek, Day: p.open - 1, Class: uint8(volume(even))}
+	var losses [experts]float64
 	var mu, square float64
 	for k, w := range p.week {
 		d := Demand{Mean: float64(w.mean), Variance: float64(w.variance)}
@@ -295,8 +296,9 @@ func (p *Product) endWeek(s *Setting) {
 			q := float64(d.Quantile(tau))
 			loss += max(tau*(sold-q), (tau-1)*(sold-q))
 		}
-		told.Losses[k] = loss / max(scale, .1)
-		p.losses[k] = f32(lossKept*float64(p.losses[k]) + told.Losses[k])
+		losses[k] = loss / max(scale, .1)
+		told.Losses[k] = f32(losses[k])
+		p.losses[k] = f32(lossKept*float64(p.losses[k]) + losses[k])
 	}
 	if p.longSold != spoilt {
 		p.longSold = add32(p.longSold, int64(p.weekSold))
@@ -313,7 +315,7 @@ func (p *Product) endWeek(s *Setting) {
 		if weeks == longWeeks {
 			rate := float64(max(p.longSold, 0)) / max(e0(p, s), 1e-3)
 			if p.longSold != spoilt {
-				s.Tell(Stat{Kind: StatLaunch, Day: p.open - 1, Band: int(p.band), Units: rate})
+				s.Tell(Stat{Kind: StatLaunch, Day: p.open - 1, Band: p.band, Units: f32(rate)})
 			}
 		}
 	}
@@ -327,6 +329,9 @@ func e0(p *Product, s *Setting) float64 {
 const spoilt = math.MinInt32
 
 // check says where an outcome fell in a forecast.
-func check(day Day, horizon int, d Demand, sold float64) Stat {
-	return Stat{Kind: StatCheck, Day: day, Horizon: horizon, Class: d.kind(), Low: d.CDF(sold - 1), High: d.CDF(sold)}
+func check(day Day, horizon uint8, d Demand, sold float64) Stat {
+	return Stat{Kind: StatCheck, Day: day, Horizon: horizon, Class: uint8(d.kind()), Low: share32(d.CDF(sold - 1)), High: share32(d.CDF(sold))}
 }
+
+// share32 rounds a probability.
+func share32(v float64) float32 { return float32(min(max(v, 0), 1)) }

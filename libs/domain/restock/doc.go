@@ -25,18 +25,33 @@
 // A [Layer] holds weekdays and weeks of the year, histograms of where outcomes fell in
 // forecasts of the same lumpiness, the experts' pooled losses, launch rates by price
 // band, and coefficients of price and promotion by group (recursive least squares). A
-// [Pool] learns it from the [Stat]s that products tell. Without a layer nothing is
-// seasonal and forecasts stand as they are.
+// [Pool] learns it from the [Stat]s that products tell, all of them or a sample that the
+// layer in force names, and makes a new one every week. Stats, pool and layer have packed
+// forms, so that they can be records and state. Without a layer nothing is seasonal and
+// forecasts stand as they are.
 //
 // # Policy
 //
-// The reorder point is s = Q_tau(demand over lead time and review), the level to
-// order up to S = s + max(Q, demand of a review), the position IP = on hand + on
-// order - reserved, and the risk rho = P(demand over lead time and review > IP). A
-// signal is raised at rho >= 1 - tau and withdrawn at rho <= (1 - tau)/2, or below
-// 1 - tau by a receipt. Between, it is updated only when its severity rises or
-// its quantity changes by more than a quarter. [Product.NextWake] tells which
-// day close could change a decision, so that most products need no timer.
+// A [Policy] has one of three targets. Cycle service asks for a stock of s = Q_tau(demand
+// over lead time and review); economic is the same with the newsvendor's tau = Cu/(Cu +
+// Co), the cost of a unit missed and of one too many; fill rate asks for the smallest s
+// with E(demand - s)+ <= (1 - beta) Q, where Q is what one order brings: its packs, and
+// what the position is below s when it is placed. The
+// level to order up to is S = s + max(Q, demand of a review), Q being some days of demand
+// or the economic quantity; no more than the longest cover and the shelf life allow is
+// ordered, but a supplier's minimum always is, and the reasons say so. [Spend] chooses among
+// the orders of a shop where the money does not suffice for all.
+//
+// The position is IP = on hand + on order - reserved, and the risk rho = P(demand over
+// lead time and review > IP). A signal is raised at rho >= 1 - tau, of a fill rate at
+// E(demand - IP)+ >= (1 - beta) Q, and withdrawn at half of that, or below it by a
+// receipt. Between, it is updated only when its severity rises or its quantity
+// changes by more than a quarter. Under the two targets that count units and money, a
+// product of which one unit would be sold within the longest cover is never left with an
+// empty shelf and nothing on order, and an order that covers the need ends the signal, too.
+// A day with news is looked at when it is closed ([Product.NextClose]); then
+// [Product.NextWake] tells which later close could change a decision, so that most
+// products need no timer.
 //
 // # Product
 //

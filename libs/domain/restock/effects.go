@@ -32,8 +32,8 @@ type effects struct {
 	cov  [terms][terms]float64
 }
 
-func newEffects() *effects {
-	e := &effects{beta: effectPrior()}
+func newEffects() effects {
+	e := effects{beta: effectPrior()}
 	for i := range e.cov {
 		e.cov[i][i] = effectSpread
 	}
@@ -54,7 +54,7 @@ func (e *effects) learn(x [terms]float64, y, noise float64) {
 	for i := range px {
 		spread += x[i] * px[i]
 	}
-	gain := 1 / (noise + spread)
+	gain := 1 / (noise + max(spread, 0))
 	miss := min(max(y, -2*effectLimit), 2*effectLimit) - fit
 	var trace float64
 	for i := range px {
@@ -74,15 +74,11 @@ func (e *effects) learn(x [terms]float64, y, noise float64) {
 	}
 }
 
-// factor is what an offer multiplies demand by.
-func (e *effects) factor(x [terms]float64) float64 {
+// factor is what an offer multiplies demand by, for the given coefficients.
+func factor(beta, x [terms]float64) float64 {
 	var sum float64
-	b := effectPrior()
-	if e != nil {
-		b = e.beta
-	}
 	for i := range x {
-		sum += b[i] * x[i]
+		sum += beta[i] * x[i]
 	}
 	return math.Exp(min(max(sum, -effectLimit), effectLimit))
 }
@@ -138,9 +134,10 @@ func (s *Setting) effect(group uint16, x [terms]float64) float64 {
 	if x == ([terms]float64{}) {
 		return 1
 	}
-	var e *effects
 	if s.Layer != nil {
-		e = s.Layer.effects[group]
+		if beta, ok := s.Layer.effects[group]; ok {
+			return factor(beta, x)
+		}
 	}
-	return e.factor(x)
+	return factor(effectPrior(), x)
 }

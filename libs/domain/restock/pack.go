@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
 )
 
 // StateBytes is the size of a packed [Product].
@@ -41,44 +40,16 @@ const (
 	bandShift = 4 // the price band lies above the flags
 )
 
-// codec writes fields to, or reads them from, a packed product: one list of fields
-// for both directions.
-type codec struct {
-	b       []byte
-	reading bool
-	first   bool // of the first version
+func (l *lot) fields(w *wire) {
+	w.u32(&l.ordered)
+	w.u32(&l.due)
+	w.u32(&l.left)
+	w.u32(&l.size)
 }
 
-func (c *codec) u32(v *uint32) {
-	if !c.reading {
-		c.b = binary.LittleEndian.AppendUint32(c.b, *v)
-		return
-	}
-	*v = binary.LittleEndian.Uint32(c.b)
-	c.b = c.b[4:]
-}
-
-func (c *codec) i32(v *int32) {
-	u := uint32(*v)
-	c.u32(&u)
-	*v = int32(u)
-}
-
-func (c *codec) f32(v *float32) {
-	u := math.Float32bits(*v)
-	c.u32(&u)
-	*v = math.Float32frombits(u)
-}
-
-func (c *codec) lot(l *lot) {
-	c.u32(&l.ordered)
-	c.u32(&l.due)
-	c.u32(&l.left)
-	c.u32(&l.size)
-}
-
-// fields is what lies between the flags and the tail.
-func (p *Product) fields(c *codec) {
+// fields is what lies between the flags and the tail, of the first version or of
+// this.
+func (p *Product) fields(c *wire, first bool) {
 	for k := range p.experts {
 		e := &p.experts[k]
 		c.f32(&e.a)
@@ -104,11 +75,11 @@ func (p *Product) fields(c *codec) {
 	c.f32(&p.leadN)
 	c.f32(&p.leadMean)
 	c.f32(&p.leadSquares)
-	c.lot(&p.oldest)
-	c.lot(&p.others)
+	p.oldest.fields(c)
+	p.others.fields(c)
 	c.u32(&p.cycle)
 	c.u32(&p.quantity)
-	if c.first {
+	if first {
 		var gone uint32 // since when it was signalled, and the first sale
 		c.u32(&gone)
 		c.u32(&gone)
@@ -116,7 +87,7 @@ func (p *Product) fields(c *codec) {
 	c.u32(&p.lastSale)
 	c.u32(&p.pack)
 	c.u32(&p.minimum)
-	if c.first {
+	if first {
 		return
 	}
 	c.f32(&p.long.mean)
@@ -141,8 +112,8 @@ func (p *Product) AppendBinary(b []byte) ([]byte, error) {
 	if p.signalled {
 		flags |= flagSignalled
 	}
-	c := codec{b: append(b, stateVersion, flags|p.band<<bandShift)}
-	p.fields(&c)
+	c := wire{b: append(b, stateVersion, flags|p.band<<bandShift)}
+	p.fields(&c, false)
 	b = append(c.b, p.deal, p.feature, byte(p.severity))
 	b = binary.LittleEndian.AppendUint16(b, p.group)
 	return binary.LittleEndian.AppendUint16(b, p.revision), nil
@@ -164,14 +135,15 @@ func (p *Product) UnmarshalBinary(b []byte) error {
 		return fmt.Errorf("%w: %d bytes of version %d, want %d of version %d", ErrState, len(b), version, StateBytes, stateVersion)
 	}
 	version, flags := b[0], b[1]
-	c := codec{b: b[2:], reading: true, first: version == firstVersion}
+	c := wire{b: b[2:], reading: true}
+	first := version == firstVersion
 	n := Product{known: flags&flagKnown != 0, stockKnown: flags&flagStock != 0, signalled: flags&flagSignalled != 0}
-	if !c.first {
+	if !first {
 		n.band = flags >> bandShift
 		flags &= 1<<bandShift - 1
 	}
-	n.fields(&c)
-	if c.first {
+	n.fields(&c, first)
+	if first {
 		price := float64(int64(binary.LittleEndian.Uint64(c.b))) / 1e6
 		n.price, n.band, n.longSold = f32(price), uint8(band(price)), spoilt
 		n.severity = Severity(c.b[8])
@@ -186,6 +158,9 @@ func (p *Product) UnmarshalBinary(b []byte) error {
 	*p = n
 	return nil
 }
+
+// farDay bounds days, both ways.
+const farDay = 1 << 20
 
 // check refuses states that no sequence of facts leads to and that would break
 // what reads them.
@@ -202,7 +177,6 @@ func (p *Product) check(flags byte) error {
 	for _, v := range [2]float32{p.ref, p.offerPrice} {
 		good = good && v >= -100 && v <= 100
 	}
-	const farDay = 1 << 20
 	switch {
 	case flags >= flagsEnd:
 		return fmt.Errorf("flags %#x", flags)

@@ -1,148 +1,206 @@
 package restock
 
-import "math"
-
-// Layer is what the products of a shop share: how demand depends on the calendar,
-// how forecasts turned out, which experts did well, what new products sell. It is
-// made by [Pool.Layer], is only read, and may be shared between goroutines. A nil
-// Layer is neutral: one day is like the other, forecasts stand as they are, and the
-// policy says what a new product sells.
-type Layer struct {
-	calendar calendar
-	warps    *warps
-	losses   [volumes][experts]float64
-	launches launches
-	effects  map[uint16]*effects
-}
-
-// Stat is what a product tells of itself, for a [Pool] to learn from. Stats are
-// additive and may come in any order within a day; a product that sleeps tells its
-// own when it is brought up to date.
-type Stat struct {
-	Kind StatKind
-	Day  Day // the day that was closed
-
-	Units float64 // of a day: sold, in days with sales as they usually are; of a launch: units a day
-	Band  int     // of a launch: the price band
-
-	Horizon   int     // of a check: 0 a week, 1 four weeks
-	Class     int     // of a check: the kind of the forecast; of a week: the volume
-	Low, High float64 // of a check: P(D < y) and P(D <= y)
-
-	Losses [experts]float64 // of a week
-
-	Group    uint16         // of an offer
-	Features [terms]float64 // of an offer
-	Effect   float64        // of an offer: logarithm of the demand over what is expected without it
-	Noise    float64        // and its variance
-}
-
-// StatKind says what a [Stat] is about.
-type StatKind uint8
-
-// Kinds of stat.
-const (
-	StatDay    StatKind = iota + 1 // a day with sales was closed
-	StatWeek                       // a week was, and charged the experts
-	StatCheck                      // a forecast met its outcome
-	StatLaunch                     // a product is four weeks old
-	StatOffer                      // a period under a known offer is over
+import (
+	"errors"
+	"fmt"
+	"slices"
 )
 
-// Pool learns a [Layer] from what products tell of themselves. It is plain data,
-// grows by eight bytes a day, and needs its caller's care when shared.
+// Pool learns a [Layer] from what products tell of themselves. It is plain data of
+// bounded size, and needs its caller's care when shared. The zero Pool knows nothing.
+//
+// Shops of every size give it about as much to hear: it decides what share of the
+// products tell, and says so in the layers. What is a ratio or a mean, a sample tells as
+// well as all; totals by day are kept in units of the present sample, so that they are
+// halved with it, and so that a total counts as often as it is evidence.
 type Pool struct {
-	period  float64
-	first   Day
-	begun   bool
-	totals  []float64
-	pits    [horizons][kinds]pit
-	losses  [volumes][experts]float64
-	weeks   [volumes]float64
-	launch  launchSums
-	effects map[uint16]*effects
+	period   float64 // 0: 1
+	sampling uint8
+	begun    bool
+	first    Day // of the totals
+	today    Day // latest that was heard of
+	start    Day // first that was heard of
+	sent     Day // the last layer's
+	heard    uint32
+	totals   []float32
+	pits     [horizons][kinds]pit
+	losses   [volumes][experts]float64
+	weeks    [volumes]float64
+	launch   launchSums
+	groups   []grouped // in order
+}
+
+// grouped are the effects of the offers of one group.
+type grouped struct {
+	group uint16
+	effects
 }
 
 // NewPool returns a pool that knows nothing. Period is the length of a day of the
 // products' in days: 1, but where history was summed up before it came.
-func NewPool(period float64) *Pool { return &Pool{period: period, effects: map[uint16]*effects{}} }
+func NewPool(period float64) *Pool { return &Pool{period: period} }
 
-// Add takes what a product tells.
-func (p *Pool) Add(s Stat) {
+// Constants of how often a layer is made, and of how many products. That they are
+// enough was measured on the first part of a wholesaler's history.
+const (
+	layerDays   = 7    // from one layer to the next at most
+	layerGrowth = 4    // a layer when the history is this part longer
+	enough      = 1024 // times a day that products tell; above, every other one is asked no more
+	crowd       = 4 * enough * layerDays
+)
+
+// day is the length of a day of the products'.
+func (p *Pool) day() float64 {
+	if p.period > 0 {
+		return p.period
+	}
+	return 1
+}
+
+// Hear takes what a product tells.
+func (p *Pool) Hear(t Told) {
+	if len(t.Stats) == 0 {
+		return
+	}
+	if t.Sampling >= p.sampling {
+		p.heard++
+	}
+	for i := range t.Stats {
+		p.add(&t.Stats[i], t.Sampling)
+	}
+}
+
+func (p *Pool) add(s *Stat, sampling uint8) {
+	if !p.begun {
+		p.begun, p.first, p.today, p.start, p.sent = true, s.Day, s.Day, s.Day, s.Day
+	}
+	p.today, p.start = max(p.today, s.Day), min(p.start, s.Day)
 	switch s.Kind {
 	case StatDay:
-		if !p.begun {
-			p.begun, p.first = true, s.Day
+		// One of the sample of then stands for so many of the present one.
+		if total := p.total(s.Day); total != nil {
+			*total += s.Units * scale(int(sampling)-int(p.sampling))
 		}
-		i := int(s.Day - p.first)
-		if i < 0 || i > 1<<20 {
-			return
-		}
-		for len(p.totals) <= i {
-			p.totals = append(p.totals, 0)
-		}
-		p.totals[i] += s.Units
 	case StatWeek:
 		for k, l := range s.Losses {
-			p.losses[s.Class][k] = p.losses[s.Class][k]*lossPooled + l
+			p.losses[s.Class][k] = p.losses[s.Class][k]*lossPooled + float64(l)
 		}
 		p.weeks[s.Class] = p.weeks[s.Class]*lossPooled + 1
 	case StatCheck:
-		p.pits[s.Horizon][s.Class].add(s.Low, s.High)
+		p.pits[s.Horizon][s.Class].add(float64(s.Low), float64(s.High))
 	case StatLaunch:
-		p.launch.add(s.Band, s.Units)
+		p.launch.add(s.Band, float64(s.Units))
 	case StatOffer:
-		e := p.effects[s.Group]
-		if e == nil {
-			e = newEffects()
-			p.effects[s.Group] = e
+		i, known := slices.BinarySearchFunc(p.groups, s.Group, func(g grouped, group uint16) int { return int(g.group) - int(group) })
+		if !known {
+			if len(p.groups) >= maxGroups {
+				return
+			}
+			p.groups = slices.Insert(p.groups, i, grouped{s.Group, newEffects()})
 		}
-		e.learn(s.Features, s.Effect, s.Noise)
+		var x [terms]float64
+		for j := range x {
+			x[j] = float64(s.Features[j])
+		}
+		p.groups[i].learn(x, float64(s.Effect), float64(s.Noise))
 	}
+}
+
+// total is that of a day; nil where the day is too old to be kept.
+func (p *Pool) total(d Day) *float32 {
+	i := int(d) - int(p.first)
+	if i < 0 {
+		if len(p.totals)-i > maxDays {
+			return nil
+		}
+		p.totals = slices.Insert(p.totals, 0, make([]float32, -i)...)
+		p.first, i = d, 0
+	}
+	if over := i + 1 - maxDays; over > 0 {
+		p.totals = slices.Delete(p.totals, 0, min(over, len(p.totals)))
+		p.first += Day(over)
+		i -= over
+	}
+	for len(p.totals) <= i {
+		p.totals = append(p.totals, 0)
+	}
+	return &p.totals[i]
+}
+
+// scale is 2 to the n-th.
+func scale(n int) float32 {
+	f := float32(1)
+	for ; n > 0; n-- {
+		f *= 2
+	}
+	for ; n < 0; n++ {
+		f /= 2
+	}
+	return f
 }
 
 // lossPooled is the discount of the pooled losses of the experts, a product's week.
 const lossPooled = .9995
 
-// Layer returns what was learnt from the days before the given one.
-func (p *Pool) Layer(now Day) *Layer {
-	l := &Layer{}
-	if p.begun {
-		for len(p.totals) < int(now-p.first) && len(p.totals) < 1<<20 {
-			p.totals = append(p.totals, 0)
-		}
-		l.calendar = fitCalendar(p.first, p.totals, p.period, kept(p.period))
+// Next returns the next layer once it is due: a day after the first that is heard of, then
+// when there is a quarter more to learn from, and from four weeks on every week; and at
+// once where far too many products tell. It is to be asked after every Hear, or after as
+// many as one likes: a layer is learnt from the days before the latest one, which is
+// not over everywhere.
+func (p *Pool) Next() (*Layer, bool) {
+	if !p.begun {
+		return nil, false
 	}
-	l.warps = newWarps(&p.pits)
+	since, age := float64(p.today-p.sent)*p.day(), float64(p.today-p.start)*p.day()
+	if p.heard < crowd && !(since >= min(max(age/layerGrowth, 1), layerDays)) {
+		return nil, false
+	}
+	p.resample(float64(p.heard) / max(since, 1))
+	p.sent, p.heard = p.today, 0
+	return p.layer(p.today), true
+}
+
+// resample asks fewer or more products where so many have told a day.
+func (p *Pool) resample(daily float64) {
+	was := p.sampling
+	switch {
+	case daily > enough && p.sampling < maxSampling:
+		p.sampling++
+	case daily < enough/4 && p.sampling > 0:
+		p.sampling--
+	default:
+		return
+	}
+	f := scale(int(was) - int(p.sampling))
+	for i := range p.totals {
+		p.totals[i] *= f
+	}
+}
+
+// layer returns what was learnt from the days before the given one.
+func (p *Pool) layer(now Day) *Layer {
+	l := &Layer{until: now, sampling: p.sampling, almanac: almanac{period: p.day()}, launches: p.launch.rates(), checked: newChecked(&p.pits)}
+	if days := int(now) - int(p.first); len(p.totals) > 0 && days > 0 {
+		seen := p.totals[:min(days, len(p.totals))]
+		if len(seen) < days { // the shop was closed since
+			seen = append(slices.Clone(seen), make([]float32, min(days, maxDays)-len(seen))...)
+		}
+		l.almanac = fitAlmanac(p.first, seen, p.day())
+	}
 	for v := range l.losses {
 		for k := range l.losses[v] {
-			l.losses[v][k] = p.losses[v][k] / max(p.weeks[v], 1)
+			l.losses[v][k] = float32(p.losses[v][k] / max(p.weeks[v], 1))
 		}
 	}
-	l.launches = p.launch.rates()
-	l.effects = make(map[uint16]*effects, len(p.effects))
-	for g, e := range p.effects {
-		c := *e
-		l.effects[g] = &c
+	l.effects = make(map[uint16][terms]float64, len(p.groups))
+	for _, g := range p.groups {
+		var beta [terms]float64
+		for i := range beta {
+			beta[i] = float64(float32(min(max(g.beta[i], -100), 100)))
+		}
+		l.effects[g.group] = beta
 	}
-	return l
-}
-
-// bands of prices: eight to an order of magnitude... from cents to ten thousands.
-const bands = 12
-
-// band of a price in units of money; 0 where it is not known.
-func band(price float64) int {
-	if !(price > 0) {
-		return 0
-	}
-	return 1 + min(max(int(math.Floor(math.Log2(price)+3)), 0), bands-2)
-}
-
-// launches are the rates a day of new products by price band.
-type launches struct {
-	rate [bands]float64
-	sure float64 // 0: nothing was launched yet
+	return l.ready()
 }
 
 type launchSums struct {
@@ -152,7 +210,7 @@ type launchSums struct {
 
 const launchKept = .998
 
-func (s *launchSums) add(band int, rate float64) {
+func (s *launchSums) add(band uint8, rate float64) {
 	s.units[band] = s.units[band]*launchKept + rate
 	s.n[band] = s.n[band]*launchKept + 1
 	s.unitsA = s.unitsA*launchKept + rate
@@ -161,13 +219,121 @@ func (s *launchSums) add(band int, rate float64) {
 
 func (s *launchSums) rates() launches {
 	var l launches
-	l.sure = s.nA
+	l.sure = float32(s.nA)
 	if s.nA == 0 {
 		return l
 	}
 	mean := s.unitsA / s.nA
 	for b := range l.rate {
-		l.rate[b] = (s.units[b] + 10*mean) / (s.n[b] + 10)
+		l.rate[b] = f32((s.units[b] + 10*mean) / (s.n[b] + 10))
 	}
 	return l
+}
+
+// poolVersion is that of the packed form.
+const poolVersion = 1
+
+// ErrPool is wrapped by every error of [Pool.UnmarshalBinary].
+var ErrPool = errors.New("not a pool")
+
+// AppendBinary appends the packed pool and never fails: 5 kB, 4 bytes for each of the last
+// 2,048 days, and 98 for each of the first 128 groups of offers; 26 kB at most.
+func (p *Pool) AppendBinary(b []byte) ([]byte, error) {
+	w := wire{b: append(b, poolVersion)}
+	p.fields(&w)
+	return w.b, nil
+}
+
+// MarshalBinary returns the packed pool.
+func (p *Pool) MarshalBinary() ([]byte, error) { return p.AppendBinary(nil) }
+
+// UnmarshalBinary reads a packed pool. It refuses what no pool can be, and then leaves p
+// alone. A pool that was packed learns as one that was not, to the last bit.
+func (p *Pool) UnmarshalBinary(b []byte) error {
+	if len(b) == 0 || b[0] != poolVersion {
+		return fmt.Errorf("%w: %d bytes, or of another version than %d", ErrPool, len(b), poolVersion)
+	}
+	w := wire{b: b[1:], reading: true}
+	var n Pool
+	n.fields(&w)
+	if !w.whole() || !n.valid() {
+		return fmt.Errorf("%w: %d bytes, too few, too many, or with a number outside its range", ErrPool, len(b))
+	}
+	*p = n
+	return nil
+}
+
+func (p *Pool) fields(w *wire) {
+	var begun uint8
+	if p.begun {
+		begun = 1
+	}
+	w.u8(&begun)
+	p.begun = begun == 1
+	w.short = w.short || begun > 1
+	w.u8(&p.sampling)
+	w.f64(&p.period)
+	w.day(&p.first)
+	w.day(&p.today)
+	w.day(&p.start)
+	w.day(&p.sent)
+	w.u32(&p.heard)
+	days, groups := uint16(len(p.totals)), uint16(len(p.groups))
+	w.u16(&days)
+	w.u16(&groups)
+	if days > maxDays || groups > maxGroups {
+		w.short = true
+		return
+	}
+	if w.reading {
+		p.totals, p.groups = make([]float32, days), make([]grouped, groups)
+	}
+	w.f32s(p.totals)
+	for h := range p.pits {
+		for v := range p.pits[h] {
+			w.f32s(p.pits[h][v].mass[:])
+			w.f32(&p.pits[h][v].total)
+		}
+	}
+	for v := range p.losses {
+		w.f64s(p.losses[v][:])
+	}
+	w.f64s(p.weeks[:])
+	w.f64s(p.launch.units[:])
+	w.f64s(p.launch.n[:])
+	w.f64(&p.launch.unitsA)
+	w.f64(&p.launch.nA)
+	for i := range p.groups {
+		g := &p.groups[i]
+		w.u16(&g.group)
+		w.f64s(g.beta[:])
+		for j := range g.cov {
+			w.f64s(g.cov[j][:])
+		}
+	}
+}
+
+// valid tells that a pool is one that products have told.
+func (p *Pool) valid() bool {
+	good := p.sampling <= maxSampling && (p.period == 0 || inside(1./64, 3660, p.period)) && inside(0, 1e30, p.totals...)
+	for _, d := range [4]Day{p.first, p.today, p.start, p.sent} {
+		good = good && d >= -farDay && d <= farDay
+	}
+	for h := range p.pits {
+		for v := range p.pits[h] {
+			good = good && inside(0, 1e9, p.pits[h][v].mass[:]...) && inside(0, 1e9, p.pits[h][v].total)
+		}
+	}
+	for v := range p.losses {
+		good = good && inside(0, 1e30, p.losses[v][:]...)
+	}
+	good = good && inside(0, 1e30, p.weeks[:]...) && inside(0, 1e30, p.launch.units[:]...) && inside(0, 1e30, p.launch.n[:]...) && inside(0, 1e30, p.launch.unitsA, p.launch.nA)
+	for i := range p.groups {
+		g := &p.groups[i]
+		good = good && (i == 0 || g.group > p.groups[i-1].group) && inside(-1e6, 1e6, g.beta[:]...)
+		for j := range g.cov {
+			good = good && inside(-1e6, 1e6, g.cov[j][:]...)
+		}
+	}
+	return good
 }

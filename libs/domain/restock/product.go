@@ -355,7 +355,7 @@ func (p *Product) learn(sold, exposure float64, s *Setting) {
 		p.size = float32(sold)
 	}
 	if s.Tell != nil {
-		s.Tell(Stat{Kind: StatDay, Day: p.open, Units: min(sold/float64(p.size), 5)})
+		s.Tell(Stat{Kind: StatDay, Day: p.open, Units: float32(min(sold/float64(p.size), 5))})
 	}
 	p.size += .1 * (float32(sold) - p.size)
 }
@@ -376,10 +376,14 @@ func (p *Product) tellOffer(x [terms]float64, sold float64, rate [experts]float6
 	if s.Tell == nil || !(base > .5) || p.open-p.first < 2 {
 		return
 	}
-	s.Tell(Stat{
-		Kind: StatOffer, Day: p.open, Group: p.group, Features: x,
-		Effect: math.Log((max(sold, 0) + .5) / (base + .5)), Noise: effectNoise + 1/base,
-	})
+	told := Stat{
+		Kind: StatOffer, Day: p.open, Group: p.group,
+		Effect: float32(math.Log((max(sold, 0) + .5) / (base + .5))), Noise: float32(effectNoise + 1/base),
+	}
+	for i := range x {
+		told.Features[i] = float32(x[i])
+	}
+	s.Tell(told)
 }
 
 // seconds of an instant, inside what the state can hold.

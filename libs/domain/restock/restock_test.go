@@ -686,7 +686,7 @@ func TestShortage(t *testing.T) {
 func TestPoolLearnsTheShop(t *testing.T) {
 	s := DefaultSetting()
 	pool := NewPool(1)
-	s.Tell = pool.Add
+	s.Tell = func(told Stat) { pool.Hear(Told{Stats: []Stat{told}}) }
 	products := make([]Product, 40)
 	first := s.Day(noon(0))
 	const n = 430
@@ -706,7 +706,7 @@ func TestPoolLearnsTheShop(t *testing.T) {
 			products[i].CloseDay(day, &s)
 		}
 		if d%7 == 6 {
-			s.Layer = pool.Layer(day + 1)
+			s.Layer = pool.layer(day + 1)
 		}
 	}
 	var saturday, monday float64
@@ -738,7 +738,7 @@ func TestOffersAreLearnt(t *testing.T) {
 	s := DefaultSetting()
 	s.Period = 7
 	pool := NewPool(7)
-	s.Tell = pool.Add
+	s.Tell = func(told Stat) { pool.Hear(Told{Stats: []Stat{told}}) }
 	products := make([]Product, 30)
 	for w := range 120 {
 		for i := range products {
@@ -749,9 +749,9 @@ func TestOffersAreLearnt(t *testing.T) {
 		for i := range products {
 			products[i].CloseDay(s.Day(noon(w)), &s)
 		}
-		s.Layer = pool.Layer(s.Day(noon(w)) + 1)
+		s.Layer = pool.layer(s.Day(noon(w)) + 1)
 	}
-	near(t, "elasticity", s.Layer.effects[0].beta[0], -2, .15)
+	near(t, "elasticity", s.Layer.effects[0][0], -2, .15)
 	_, usual := products[0].Demand(1, []Offer{{Price: 1}}, &s)
 	_, cheap := products[0].Demand(1, []Offer{{Price: .7}}, &s)
 	near(t, "lift", cheap/usual, math.Pow(.7, -2), .15)

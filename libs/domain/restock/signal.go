@@ -51,12 +51,19 @@ func (s Severity) String() string {
 	return "UNKNOWN"
 }
 
-// Codes of reasons. The first four add up to the reorder point, in units.
+// Codes of reasons. The first four, and shelf_life behind them where it is, add up to the
+// reorder point, in units.
 const (
 	ReasonLevel         = "level"                 // demand over lead time and review at the slow expert's rate
 	ReasonTrend         = "trend"                 // what the weighted rate adds to it
 	ReasonDemandSpread  = "demand_variability"    // safety against demand, were the lead time its mean
 	ReasonLeadSpread    = "lead_time_variability" // safety against the lead time
+	ReasonShelfLife     = "shelf_life"            // below 0: what of it would spoil
+	ReasonFillRate      = "fill_rate"             // share of units to be served from stock: the target where it is one
+	ReasonEconomic      = "economic"              // service level that costs least: the target where it is one
+	ReasonMaxCover      = "max_cover"             // units left out of the order because they would lie for too long
+	ReasonSpoils        = "spoils"                // units left out of the order because they would spoil
+	ReasonMinimum       = "minimum_order"         // units that the supplier's minimum is above what cover and shelf life allow
 	ReasonOnHand        = "on_hand"
 	ReasonOnOrder       = "on_order" // in time only
 	ReasonReserved      = "reserved"
@@ -66,8 +73,8 @@ const (
 	ReasonStockAdjusted = "stock_adjusted"
 )
 
-// Reason is one cause in units; of a withdrawal the value is the inventory
-// position.
+// Reason is one cause in units, of a target its number; of a withdrawal the value is the
+// inventory position.
 type Reason struct {
 	Code  string
 	Value float64
@@ -85,7 +92,9 @@ type Signal struct {
 
 	Lead         LeadTime
 	LeadP90      float64
-	ServiceLevel float64
+	Target       Target
+	TargetLevel  float64 // tau, or beta of a fill rate
+	ServiceLevel float64 // cycle service: tau, of a fill rate what its reorder point comes to
 	Risk         float64 // rho
 	WindowDays   float64 // mean lead time and review
 	Demand       Demand  // over the lead time and the review
@@ -121,6 +130,7 @@ type outlook struct {
 	position int64
 	inTime   int64 // units on order that count
 	risk     float64
+	goal     goal
 }
 
 func (p *Product) outlook(now int64, s *Setting) outlook {
@@ -135,6 +145,7 @@ func (p *Product) outlook(now int64, s *Setting) outlook {
 	}
 	o.position = int64(p.onHand) + o.inTime - int64(p.reserved)
 	o.risk = o.demand.Exceeds(float64(o.position))
+	p.aim(&o, s)
 	return o
 }
 
@@ -151,41 +162,77 @@ func (p *Product) Forecast(now int64, window float64, s *Setting) (d Demand, rat
 
 // Need is the stock needed at an instant.
 type Need struct {
-	Units      int64  // Q_tau of Demand
-	Demand     Demand // over lead time and review from the instant
-	Lead       LeadTime
-	WindowDays float64 // their mean
-	Reasons    []Reason
+	Units       int64 // what the target asks for of Demand
+	Target      Target
+	TargetLevel float64 // tau, or beta of a fill rate
+	Level       float64 // cycle service: tau, of a fill rate what Units come to
+	Demand      Demand  // over lead time and review from the instant
+	Lead        LeadTime
+	WindowDays  float64 // their mean
+
+	parts parts
 }
 
-// Need returns the stock needed at an instant for a service level (outside (0, 1):
-// the policy's): Q_tau of the demand over lead time and review from then on. Until
-// then the days without news count as days without sales, if the instant lies ahead
-// of the last fact.
+// Reasons are what the units add up from, and the target where it is no cycle service.
+func (n *Need) Reasons() []Reason { return n.parts.reasons(n.Target, n.TargetLevel) }
+
+// Need returns the stock needed at an instant for a service level (outside (0, 1): for
+// the policy's target): Q_tau of the demand over lead time and review from then on, or
+// its fill point. Until then the days without news count as days without sales, if the
+// instant lies ahead of the last fact. It does not allocate.
 func (p *Product) Need(at int64, tau float64, s *Setting) Need {
 	q := *p
 	q.roll(at, s)
-	if !(tau > 0 && tau < 1) {
-		tau = s.Policy.ServiceLevel
-	}
 	o := q.outlook(at, s)
-	n := Need{Demand: o.demand, Lead: o.lead, WindowDays: o.lead.Mean + s.Policy.ReviewDays}
-	n.Units, n.Reasons = o.need(tau, s)
-	return n
+	if tau > 0 && tau < 1 {
+		o.goal = goal{target: CycleService, level: tau, shelf: o.goal.shelf}
+	}
+	x := o.need(s)
+	return Need{
+		Units: x.units, Target: o.goal.target, TargetLevel: o.goal.level, Level: o.service(x.units), Demand: o.demand, Lead: o.lead,
+		WindowDays: o.lead.Mean + s.Policy.ReviewDays, parts: x,
+	}
 }
 
-// need returns Q_tau and the four parts that it adds up from.
-func (o *outlook) need(tau float64, s *Setting) (int64, []Reason) {
-	window := o.lead.Mean + s.Policy.ReviewDays
-	units := o.demand.Quantile(tau)
-	level := o.ensemble.levels[experts-1].rate * window
-	fixed := float64(o.ensemble.over(window).Quantile(tau))
-	return units, []Reason{
-		{ReasonLevel, level},
-		{ReasonTrend, o.demand.Mean - level},
-		{ReasonDemandSpread, fixed - o.demand.Mean},
-		{ReasonLeadSpread, float64(units) - fixed},
+// service is the cycle service of a reorder point.
+func (o *outlook) service(point int64) float64 {
+	if o.goal.target == FillRate {
+		return o.demand.CDF(float64(point))
 	}
+	return o.goal.level
+}
+
+// parts are what a reorder point adds up from.
+type parts struct {
+	units                                int64
+	level, trend, demand, lead, spoiling float64
+}
+
+func (x *parts) reasons(t Target, level float64) []Reason {
+	all := append(make([]Reason, 0, 8), Reason{ReasonLevel, x.level}, Reason{ReasonTrend, x.trend}, Reason{ReasonDemandSpread, x.demand}, Reason{ReasonLeadSpread, x.lead})
+	if x.spoiling != 0 {
+		all = append(all, Reason{ReasonShelfLife, x.spoiling})
+	}
+	switch t {
+	case FillRate:
+		all = append(all, Reason{ReasonFillRate, level})
+	case Economic:
+		all = append(all, Reason{ReasonEconomic, level})
+	}
+	return all
+}
+
+// need returns the reorder point and the parts that it adds up from.
+func (o *outlook) need(s *Setting) parts {
+	window := o.lead.Mean + s.Policy.ReviewDays
+	x := parts{units: o.goal.point(o.demand), level: o.ensemble.levels[experts-1].rate * window}
+	fixed := float64(o.goal.point(o.ensemble.over(window)))
+	x.trend, x.demand, x.lead = o.demand.Mean-x.level, fixed-o.demand.Mean, float64(x.units)-fixed
+	if o.goal.shelf > 0 && x.units > o.goal.shelf {
+		x.spoiling = float64(o.goal.shelf - x.units)
+		x.units = o.goal.shelf
+	}
+	return x
 }
 
 // StockOut returns when what is available runs out with probability q, counting
@@ -290,9 +337,11 @@ func (o *outlook) arrival(l lot) float64 {
 type plan struct {
 	stockOut       [3]int64
 	severity       Severity
-	reorder, upTo  int64
+	need           parts
+	upTo           int64
 	needed, amount int64
-	reasons        []Reason
+	lies, spoils   int64 // units left out because of cover and of shelf life
+	forced         int64 // units of the minimum above what these allow
 }
 
 func (p *Product) plan(o *outlook, s *Setting) plan {
@@ -319,34 +368,53 @@ func (p *Product) urgency(o *outlook) Severity {
 	}
 }
 
-// quantities fills in what to order.
+// quantities fills in what to order: S less the position, not beyond the longest cover or
+// what spoils, but the supplier's minimum at least, in whole packs.
 func (p *Product) quantities(o *outlook, s *Setting, x *plan) {
-	x.reorder, x.reasons = o.need(s.Policy.ServiceLevel, s)
-	rate := o.ensemble.rate()
-	batch := rate * s.Policy.OrderDays
-	if h := s.Policy.HoldingRate * float64(p.price); s.Policy.OrderCost > 0 && h > 0 {
-		batch = math.Sqrt(2 * s.Policy.OrderCost * 365 * rate / h)
+	x.need = o.need(s)
+	g := &o.goal
+	whole := x.need.units + units(math.Ceil(g.batch))
+	x.upTo = whole
+	if g.shelf > 0 {
+		x.upTo = min(whole, g.shelf)
 	}
-	x.upTo = x.reorder + units(math.Ceil(max(batch, rate*s.Policy.ReviewDays)))
 	x.needed = max(0, x.upTo-o.position)
-	cover := max(x.reorder, units(math.Ceil(rate*s.Policy.MaxCoverDays)))
-	x.amount = max(min(x.needed, cover-o.position), int64(p.minimum), 1)
-	if pack := int64(p.pack); pack > 1 {
-		x.amount = (x.amount + pack - 1) / pack * pack
+	cover := max(x.need.units, units(math.Ceil(g.rate*s.Policy.MaxCoverDays)))
+	allowed := min(x.needed, cover-o.position)
+	x.amount = p.packed(max(allowed, int64(p.minimum), 1))
+	x.spoils = whole - x.upTo
+	x.lies = max(0, x.needed-max(allowed, 0))
+	if x.spoils > 0 || x.lies > 0 {
+		x.forced = max(0, int64(p.minimum)-max(allowed, 1))
 	}
+}
+
+// limits are the reasons why an order is not what the target asks for.
+func (x *plan) limits(to []Reason) []Reason {
+	for _, r := range [3]struct {
+		code  string
+		units int64
+	}{{ReasonMaxCover, x.lies}, {ReasonSpoils, x.spoils}, {ReasonMinimum, x.forced}} {
+		if r.units > 0 {
+			to = append(to, Reason{r.code, float64(r.units)})
+		}
+	}
+	return to
 }
 
 // verdict decides without changing anything. What a signal proposes is another
 // question, and most verdicts are asked for without it.
 func (p *Product) verdict(o *outlook, c cause, s *Setting) Kind {
-	trigger := 1 - s.Policy.ServiceLevel
+	lack, trigger := o.goal.lack, o.goal.trigger
 	switch {
-	case !p.signalled && o.risk < trigger:
+	case !p.signalled && lack < trigger:
 		return 0
 	case !p.signalled:
 		return Raised
-	case o.risk <= trigger/2 || c == causeReceipt && o.risk < trigger:
+	case lack <= trigger/2 || c == causeReceipt && lack < trigger:
 		return Withdrawn
+	case c == causeOrder && lack < trigger && o.goal.target != CycleService:
+		return Withdrawn // what was asked for was ordered
 	case p.urgency(o) > p.severity:
 		return Updated
 	}
@@ -382,13 +450,15 @@ func (p *Product) decide(now int64, c cause, s *Setting) (Signal, bool) {
 		p.severity, p.quantity = x.severity, uint32(min(x.amount, maxUnits))
 	}
 	onHand, onOrder, reserved := p.Stock()
-	rate := o.ensemble.rate()
+	if kind == Withdrawn {
+		x.need = o.need(s)
+	}
 	g := Signal{
 		Kind: kind, Severity: p.severity, Cycle: p.cycle, Revision: p.revision, Due: now,
 		OnHand: onHand, OnOrder: onOrder, Reserved: reserved, Position: o.position,
-		Lead: o.lead, LeadP90: o.lead.Quantile(.9), ServiceLevel: s.Policy.ServiceLevel, Risk: o.risk,
-		WindowDays: o.lead.Mean + s.Policy.ReviewDays, Demand: o.demand, Rate: rate,
-		ReorderPoint: x.reorder, OrderUpTo: x.upTo, Needed: x.needed, Quantity: x.amount, StockOut: x.stockOut,
+		Lead: o.lead, LeadP90: o.lead.Quantile(.9), Target: o.goal.target, TargetLevel: o.goal.level, ServiceLevel: o.service(x.need.units), Risk: o.risk,
+		WindowDays: o.lead.Mean + s.Policy.ReviewDays, Demand: o.demand, Rate: o.goal.rate,
+		ReorderPoint: x.need.units, OrderUpTo: x.upTo, Needed: x.needed, Quantity: x.amount, StockOut: x.stockOut,
 	}
 	if kind == Withdrawn {
 		code := ReasonRiskFell
@@ -400,12 +470,12 @@ func (p *Product) decide(now int64, c cause, s *Setting) (Signal, bool) {
 		case causeStock:
 			code = ReasonStockAdjusted
 		}
-		g.ReorderPoint, _ = o.need(s.Policy.ServiceLevel, s)
 		g.Reasons = []Reason{{code, float64(o.position)}}
 		p.signalled, p.severity, p.quantity = false, 0, 0
 		return g, true
 	}
-	g.Reasons = append(x.reasons, Reason{ReasonOnHand, float64(onHand)})
+	g.Reasons = x.limits(x.need.reasons(g.Target, g.TargetLevel))
+	g.Reasons = append(g.Reasons, Reason{ReasonOnHand, float64(onHand)})
 	if o.inTime > 0 {
 		g.Reasons = append(g.Reasons, Reason{ReasonOnOrder, float64(o.inTime)})
 	}
@@ -428,8 +498,8 @@ func (p *Product) Wake(now int64, s *Setting) (Signal, bool) {
 // more were sold, and false if none does within the days that are looked ahead:
 // then the product sleeps, and a later fact or question brings it up to date. The
 // instant is the local midnight and an offset in microseconds, of a hash of the
-// product inside an hour, that spreads the work. It is to be asked after every call
-// that changes the product.
+// product inside an hour, that spreads the work. It is to be asked after every
+// [Product.Wake]; after a fact [Product.NextClose] is enough.
 //
 // The day after next and later are tried in doubling steps and then by bisection,
 // with the experts' weights of today.
@@ -437,6 +507,9 @@ func (p *Product) NextWake(now int64, offset int64, s *Setting) (int64, bool) {
 	if !p.known || !p.stockKnown {
 		return 0, false
 	}
+	quiet := *s
+	quiet.Tell = nil // what is tried out did not happen
+	s = &quiet
 	q := *p
 	today := max(s.Day(now), q.open)
 	q.closeTo(today+1, s)
@@ -453,9 +526,9 @@ func (p *Product) NextWake(now int64, offset int64, s *Setting) (int64, bool) {
 		return max(now, due(1)), true
 	}
 	if !q.signalled {
-		// Without sales the risk falls but for a widening mixture: far below the trigger
+		// Without sales what lacks falls but for a widening mixture: far below the trigger
 		// nothing comes of it.
-		if o := q.outlook(due(1), s); o.risk < (1-s.Policy.ServiceLevel)/2 {
+		if o := q.outlook(due(1), s); o.goal.lack < o.goal.trigger/2 {
 			return 0, false
 		}
 	}

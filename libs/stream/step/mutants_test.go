@@ -21,6 +21,7 @@ var (
 	mutantsRun    = flag.Bool("mutants", false, "build and try the mutants")
 	mutantsBuild  = flag.Bool("mutants.build", false, "with mutants: only build them")
 	mutantsStates = flag.Int("mutants.states", 100_000, "most states that the search of one model visits")
+	mutantsWrite  = flag.String("mutants.write", "", "directory to write each mutant's changed files to, for who builds other programs with them; nothing is tried")
 	mutantsOnly   = flag.String("mutants.only", "", "those whose name contains this")
 )
 
@@ -126,6 +127,10 @@ type tried struct {
 // notice; where neither can, the test of the single rule. Without -mutants, only
 // that each guard still stands where the table says: it takes fifty builds.
 func TestMutants(t *testing.T) {
+	if *mutantsWrite != "" {
+		writeMutants(t, *mutantsWrite)
+		return
+	}
 	if !*mutantsRun {
 		for _, m := range mutants() {
 			if _, err := m.sources("."); err != nil {
@@ -207,8 +212,26 @@ func (m mutant) sources(here string) (map[string]string, error) {
 	return sources, nil
 }
 
-// build makes the test binary of a mutant.
-func build(here, dir string, m mutant) (string, error) {
+// writeMutants writes, for each mutant, an overlay of its name to a directory.
+func writeMutants(t *testing.T, to string) {
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range mutants() {
+		dir := filepath.Join(to, strings.ReplaceAll(m.name, " ", "-"))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.overlay(here, dir); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// overlay writes a mutant's changed files to a directory, and the list by which the
+// go command takes them in place of the shipped ones.
+func (m mutant) overlay(here, dir string) (list string, err error) {
 	sources, err := m.sources(here)
 	if err != nil {
 		return "", err
@@ -225,10 +248,17 @@ func build(here, dir string, m mutant) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	list, binary := filepath.Join(dir, "overlay.json"), filepath.Join(dir, "mutant")
-	if err := os.WriteFile(list, b, 0o600); err != nil {
+	list = filepath.Join(dir, "overlay.json")
+	return list, os.WriteFile(list, b, 0o600)
+}
+
+// build makes the test binary of a mutant.
+func build(here, dir string, m mutant) (string, error) {
+	list, err := m.overlay(here, dir)
+	if err != nil {
 		return "", err
 	}
+	binary := filepath.Join(dir, "mutant")
 	c := exec.Command("go", "test", "-c", "-overlay", list, "-o", binary, ".")
 	c.Dir = here
 	if out, err := c.CombinedOutput(); err != nil {

@@ -77,6 +77,12 @@ func (e *evalFlags) options(stderr io.Writer) (eval.Options, error) {
 		errs = append(errs, fmt.Errorf("--tz: %w", err))
 	}
 	o.Progress = eval.NewProgress(stderr, e.quiet || e.json)
+	if !e.quiet {
+		o.Tell = func(line string) {
+			o.Progress.Clear()
+			fmt.Fprintln(stderr, line)
+		}
+	}
 	return o, errors.Join(errs...)
 }
 

@@ -53,12 +53,16 @@ session_no, items.`,
 	f.Float64Var(&o.reading.TestDays, "test-days", 0, "clicks: sessions that end in so many last days are scored; 0: as the file says itself, else a tenth of its span, 1 to 7 days")
 	f.StringVar(&o.reading.TestSplit, "test-split", o.reading.TestSplit, "value of the column split that is scored")
 	f.DurationVar(&o.reading.Gap, "gap", o.reading.Gap, "clicks of visitors: silence that ends a session")
+	f.DurationVar(&o.reading.Silence, "silence", o.reading.Silence, "clicks of sessions: silence that ends one; its name may come again for another")
+	f.IntVar(&o.reading.Hold, "hold", o.reading.Hold, "clicks held in memory (a million take about 60 MB while they are read); more go to temporary files")
+	f.IntVar(&o.cfg.Sessions, "score", o.cfg.Sessions, "scored sessions at most; of more, so many are drawn")
 	f.DurationVar(&o.reading.PerSession, "per-session", o.reading.PerSession, "sessions: time from one to the next, which the file does not say")
 	f.DurationVar(&o.reading.PerClick, "per-click", o.reading.PerClick, "sessions: time from one click to the next")
 	f.BoolVar(&o.linear, "linear", false, "hybrid: the linear ranker alone, without the second stage")
 	f.IntVar(&o.cfg.VMIS.M, "vmis-m", o.cfg.VMIS.M, "vmis: sessions looked at")
 	f.IntVar(&o.cfg.VMIS.K, "vmis-k", o.cfg.VMIS.K, "vmis: sessions that vote")
 	f.IntVar(&o.cfg.VMIS.Last, "vmis-last", o.cfg.VMIS.Last, "vmis: newest items of the session that are used")
+	f.IntVar(&o.cfg.VMIS.Held, "vmis-held", o.cfg.VMIS.Held, "vmis: newest sessions that it is built from")
 	f.Float64Var(&o.cfg.VMIS.IDF, "vmis-idf", o.cfg.VMIS.IDF, "vmis: weight of the inverse document frequency")
 	f.IntVar(&o.cfg.Resamples, "resamples", o.cfg.Resamples, "samples that intervals are taken from")
 	o.bind(c)
@@ -113,6 +117,7 @@ func (o *evalRecommend) measure(ctx context.Context, stdout, stderr io.Writer) e
 		return err
 	}
 	o.cfg.KeepCurrent = o.current == "keep" || o.current == "" && !log.Timed
+	defer log.Close()
 	out, err := recommend.Run(ctx, log, o.cfg, opts.Progress)
 	if err != nil {
 		return err
@@ -139,7 +144,7 @@ func (o *evalRecommend) measure(ctx context.Context, stdout, stderr io.Writer) e
 
 func (o *evalRecommend) print(w io.Writer, log *recommend.Log, src eval.Source, results []recommend.Result) error {
 	first := results[0]
-	fmt.Fprintf(w, "%s: %d clicks, %d items, %s; %s\n", log.Name, len(log.Clicks), len(log.Items), log.Span(), log.How)
+	fmt.Fprintf(w, "%s: %d clicks, %d items, %s; %s\n", log.Name, log.Clicks, len(log.Items), log.Span(), log.How)
 	for _, r := range src.Rejected {
 		fmt.Fprintf(w, "not used: %d rows, the first on line %d: %s\n", r.Rows, r.Line, r.Reason)
 	}

@@ -252,7 +252,7 @@ func (r *rig) replay(file string) string {
 // the senders had ended, and what followed from it.
 func (r *rig) settle(ctx context.Context, within time.Duration) error {
 	until := time.Now().Add(within)
-	for range 3 { // events, what profiles did, what followed from that
+	for range 5 { // events, what profiles did, what followed, what is learnt from that, and who reads it
 		ends := map[string]int64{}
 		for _, p := range processors() {
 			for i := range int32(partitions) {

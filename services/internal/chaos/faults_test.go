@@ -208,6 +208,15 @@ func kinds() []kind {
 			f.wait(5*time.Second, 10*time.Second)
 			f.broker.Thaw(n)
 		}},
+		{"brokers: the leader of all cut off from the others", replicated, func(f *fault) {
+			n := f.node()
+			f.lead(int32(n + 1))
+			f.trouble(f.toPeers[n], lab.Trouble{Hold: true}, time.Second, 12*time.Second)
+		}},
+		{"brokers: slow between them", replicated, func(f *fault) {
+			f.trouble(f.toPeers[f.node()], lab.Trouble{Delay: f.between(20*time.Millisecond, 300*time.Millisecond)}, time.Second, 6*time.Second)
+		}},
+		{"brokers: connections between them reset", replicated, func(f *fault) { f.resets(f.toPeers[f.node()]) }},
 		{"brokers: kill the controller", replicated, func(f *fault) {
 			n, err := lab.Controller(f.kafka[0])
 			if err != nil {

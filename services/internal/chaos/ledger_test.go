@@ -201,24 +201,25 @@ func (l *ledger) text() string {
 		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t\n", e.What, e.Due, e.Missing, e.Wrong, e.RecordsAgain)
 	}
 	t.Flush()
+	names := slices.Sorted(maps.Keys(l.end))
 	fmt.Fprintln(&b)
 	t = tabwriter.NewWriter(&b, 0, 8, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "process\tMiB at the beginning\tat the end\tgoroutines at the beginning\tat the end\t")
-	for _, name := range slices.Sorted(maps.Keys(l.end)) {
+	for _, name := range names {
 		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t\n", name, l.begin[name].Resident>>20, l.end[name].Resident>>20, l.begin[name].Goroutines, l.end[name].Goroutines)
 	}
 	t.Flush()
 	if len(l.Memory) > 1 {
 		fmt.Fprintln(&b)
 		t = tabwriter.NewWriter(&b, 0, 8, 2, ' ', tabwriter.AlignRight)
-		fmt.Fprintln(t, "most MiB held in\tseconds\tevents\t"+strings.Join(slices.Sorted(maps.Keys(l.end)), "\t")+"\t")
+		fmt.Fprintln(t, "most MiB held in\tseconds\tevents\t"+strings.Join(names, "\t")+"\t")
 		const parts = 8
 		for i := range min(parts, len(l.Memory)) {
 			n := min(parts, len(l.Memory))
 			some := l.Memory[i*len(l.Memory)/n : (i+1)*len(l.Memory)/n]
 			last := some[len(some)-1]
 			fmt.Fprintf(t, "part %d of %d\t%.0f\t%d\t", i+1, n, last.Seconds, last.Acknowledged)
-			for _, name := range slices.Sorted(maps.Keys(l.end)) {
+			for _, name := range names {
 				most := int64(0)
 				for _, s := range some {
 					most = max(most, s.Resident[name])

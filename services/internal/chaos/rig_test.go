@@ -78,6 +78,7 @@ type rig struct {
 	nodes     []*lab.Server // of the store, where it is a cluster
 	front     *lab.Proxy    // between senders and collector
 	toBroker  []*lab.Proxy  // between services and each broker
+	toPeers   []*lab.Proxy  // between each of several brokers and the others
 	toStore   *lab.Proxy    // between services and store
 	beside    *lab.Proxy    // the oracle's way to the store: never disturbed, redirected only
 	kafka     []string      // the oracle's way to the broker
@@ -122,8 +123,11 @@ func newReal(t *testing.T, logs string, nodes int, more capability) *rig {
 	}
 	for range nodes {
 		r.toBroker = append(r.toBroker, lab.NewProxy(t, ""))
+		if nodes > 1 {
+			r.toPeers = append(r.toPeers, lab.NewProxy(t, ""))
+		}
 	}
-	r.broker = lab.NewKafka(t, filepath.Join(r.dir, "kafka"), nodes, r.toBroker...)
+	r.broker = lab.NewKafka(t, filepath.Join(r.dir, "kafka"), nodes, slices.Concat(r.toBroker, r.toPeers)...)
 	r.broker.Start()
 	r.kafka = strings.Split(r.broker.Addr, ",")
 	store := []string{"--appendonly", "yes", "--appendfsync", "everysec", "--user", "services", "on", ">" + storePassword, "~*", "&*", "+@all"}

@@ -40,15 +40,20 @@ func TestAnswersAreThoseOfThePackage(t *testing.T) {
 	learned.WriteString("ts,session_id,item_id\n")
 	scored := map[uint32][]string{}
 	var order []uint32
-	for _, c := range log.Clicks {
-		if !log.Test[c.Session] {
+	defer log.Close()
+	err = log.Each(func(c evaluate.Click) error {
+		if !log.Test(c.Session) {
 			fmt.Fprintf(&learned, "%d,s%d,%s\n", c.At/1000, c.Session, log.Items[c.Item])
-			continue
+			return nil
 		}
 		if scored[c.Session] == nil {
 			order = append(order, c.Session)
 		}
 		scored[c.Session] = append(scored[c.Session], log.Items[c.Item])
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "learned.csv")
 	if err := os.WriteFile(file, learned.Bytes(), 0o600); err != nil {

@@ -3,6 +3,8 @@ package eval
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"image/color"
 	"image/png"
 	"math"
 	"math/rand/v2"
@@ -167,5 +169,35 @@ func TestNumericCells(t *testing.T) {
 	want := map[string]bool{".55": true, "-": true, "1,234": true, "+.003 [.001, .005]": true, "12 %": true, "hybrid": false, "2011-05-31": false, "": false, "5 of 6": true}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
+	}
+}
+
+// Every curve of a plot looks like no other, by its mark and its dashes and not
+// only by its colour, and stands out from the page: at least 3:1, which is what
+// WCAG 2.1 asks of graphics (1.4.11).
+func TestCurvesCanBeToldApart(t *testing.T) {
+	linear := func(v uint8) float64 {
+		c := float64(v) / 255
+		if c <= .04045 {
+			return c / 12.92
+		}
+		return math.Pow((c+.055)/1.055, 2.4)
+	}
+	luminance := func(c color.RGBA) float64 { return .2126*linear(c.R) + .7152*linear(c.G) + .0722*linear(c.B) }
+	for name, s := range map[string]shades{"light": light(), "dark": dark()} {
+		seen := map[string]int{}
+		for i := range 12 {
+			l := s.look(i)
+			for _, key := range []string{fmt.Sprintf("%T %v", l.mark, l.mark), fmt.Sprint(l.colour, l.dashes)} {
+				if j, ok := seen[key]; ok {
+					t.Errorf("%s: curves %d and %d share %s", name, i, j, key)
+				}
+				seen[key] = i
+			}
+			a, b := luminance(l.colour), luminance(s.paper)
+			if ratio := (max(a, b) + .05) / (min(a, b) + .05); ratio < 3 {
+				t.Errorf("%s: curve %d has a contrast of %.1f", name, i, ratio)
+			}
+		}
 	}
 }

@@ -56,18 +56,104 @@ type shades struct {
 }
 
 // Colours that differ for all kinds of colour blindness (Okabe and Ito, 2008),
-// darkened and lightened to stand out from paper and from black.
+// darkened and lightened to stand out from paper and from black. There are no more
+// that everybody tells apart: what comes after them has the same colours with
+// dashes, and every curve a mark of its own.
 func light() shades {
 	return shades{
 		paper: color.RGBA{255, 255, 255, 255}, ink: color.RGBA{31, 35, 40, 255}, faint: color.RGBA{225, 228, 232, 255},
-		series: []color.RGBA{{0, 114, 178, 255}, {213, 94, 0, 255}, {0, 138, 100, 255}, {177, 89, 147, 255}, {184, 134, 11, 255}, {60, 150, 210, 255}, {100, 100, 100, 255}, {128, 60, 20, 255}},
+		series: []color.RGBA{{0, 98, 172, 255}, {213, 94, 0, 255}, {0, 140, 104, 255}, {190, 80, 155, 255}, {176, 132, 0, 255}, {84, 88, 94, 255}},
 	}
 }
 
 func dark() shades {
 	return shades{
 		paper: color.RGBA{22, 27, 34, 255}, ink: color.RGBA{222, 227, 233, 255}, faint: color.RGBA{48, 54, 61, 255},
-		series: []color.RGBA{{86, 180, 233, 255}, {240, 140, 60, 255}, {50, 190, 150, 255}, {220, 150, 195, 255}, {240, 210, 70, 255}, {120, 150, 250, 255}, {170, 170, 170, 255}, {200, 150, 110, 255}},
+		series: []color.RGBA{{86, 172, 240, 255}, {245, 145, 60, 255}, {50, 196, 155, 255}, {230, 150, 205, 255}, {240, 214, 80, 255}, {176, 182, 190, 255}},
+	}
+}
+
+// look is how a curve is drawn.
+type look struct {
+	colour color.RGBA
+	width  vg.Length
+	dashes []vg.Length
+	mark   draw.GlyphDrawer
+}
+
+// look of the i-th curve. The first is what a report is about, and is stronger.
+func (s shades) look(i int) look {
+	l := look{colour: s.series[i%len(s.series)], width: 1.4}
+	switch i / len(s.series) % 3 {
+	case 1:
+		l.dashes = []vg.Length{5, 2.5}
+	case 2:
+		l.dashes = []vg.Length{1.5, 2}
+	}
+	if i == 0 {
+		l.width = 2.4
+	}
+	marks := []draw.GlyphDrawer{
+		corners{sides: 24, full: true},
+		corners{sides: 4, turn: math.Pi / 4, full: true},
+		corners{sides: 3, turn: math.Pi / 2, full: true},
+		corners{sides: 4, full: true},
+		corners{sides: 3, turn: -math.Pi / 2, full: true},
+		arms{turn: math.Pi / 4},
+		corners{sides: 24},
+		corners{sides: 4, turn: math.Pi / 4},
+		corners{sides: 3, turn: math.Pi / 2},
+		corners{sides: 4},
+		corners{sides: 3, turn: -math.Pi / 2},
+		arms{},
+	}
+	l.mark = marks[i%len(marks)]
+	return l
+}
+
+// corners is a mark with so many corners, the first at an angle.
+type corners struct {
+	sides int
+	turn  float64
+	full  bool
+}
+
+// DrawGlyph implements draw.GlyphDrawer.
+func (g corners) DrawGlyph(c *draw.Canvas, style draw.GlyphStyle, at vg.Point) {
+	var path vg.Path
+	radius := float64(style.Radius)
+	if g.sides < 5 {
+		radius *= 1.3 // of the same weight as a disc
+	}
+	for k := range g.sides {
+		sin, cos := math.Sincos(g.turn + 2*math.Pi*float64(k)/float64(g.sides))
+		p := vg.Point{X: at.X + vg.Length(radius*cos), Y: at.Y + vg.Length(radius*sin)}
+		if k == 0 {
+			path.Move(p)
+		} else {
+			path.Line(p)
+		}
+	}
+	path.Close()
+	c.SetColor(style.Color)
+	if g.full {
+		c.Fill(path)
+		return
+	}
+	c.SetLineStyle(draw.LineStyle{Color: style.Color, Width: 1.1})
+	c.Stroke(path)
+}
+
+// arms is a cross, turned by an angle.
+type arms struct{ turn float64 }
+
+// DrawGlyph implements draw.GlyphDrawer.
+func (g arms) DrawGlyph(c *draw.Canvas, style draw.GlyphStyle, at vg.Point) {
+	line := draw.LineStyle{Color: style.Color, Width: 1.3}
+	for _, turn := range []float64{g.turn, g.turn + math.Pi/2} {
+		sin, cos := math.Sincos(turn)
+		dx, dy := vg.Length(1.2*cos)*style.Radius, vg.Length(1.2*sin)*style.Radius
+		c.StrokeLine2(line, at.X-dx, at.Y-dy, at.X+dx, at.Y+dy)
 	}
 }
 
@@ -170,7 +256,7 @@ func (p Plot) frame(pl *plot.Plot, s shades) {
 	}
 	pl.Add(grid)
 	pl.Legend.TextStyle.Font, pl.Legend.TextStyle.Color = sans(9), s.ink
-	pl.Legend.Top, pl.Legend.Padding, pl.Legend.ThumbnailWidth = true, 3, 16
+	pl.Legend.Top, pl.Legend.Padding, pl.Legend.ThumbnailWidth = true, 3.5, 26
 }
 
 // roundTicks are at most eight labels at multiples of 1, 2 or 5.
@@ -244,9 +330,13 @@ func (p Plot) shown(x, y float64) bool {
 }
 
 func (p Plot) lines(pl *plot.Plot, s shades) error {
-	drawn := 0
-	for i, l := range p.Lines {
-		col := s.series[i%len(s.series)]
+	drawn, methods := 0, 0
+	for _, l := range p.Lines {
+		style := look{colour: s.ink, width: 1, dashes: []vg.Length{1.5, 2.5}} // what is compared with has no colour
+		if !l.Dashed {
+			style = s.look(methods)
+			methods++
+		}
 		var xy, low, high plotter.XYs
 		for k := range min(len(l.X), len(l.Y)) {
 			if !p.shown(l.X[k], l.Y[k]) {
@@ -268,11 +358,11 @@ func (p Plot) lines(pl *plot.Plot, s shades) error {
 			if err != nil {
 				return err
 			}
-			band.Color = color.NRGBA{col.R, col.G, col.B, 45}
+			band.Color = color.NRGBA{style.colour.R, style.colour.G, style.colour.B, 45}
 			band.Width = 0
 			pl.Add(band)
 		}
-		if err := addLine(pl, l, xy, col); err != nil {
+		if err := addLine(pl, l, xy, style, drawn); err != nil {
 			return err
 		}
 	}
@@ -300,30 +390,43 @@ func (p Plot) lines(pl *plot.Plot, s shades) error {
 	return nil
 }
 
-func addLine(pl *plot.Plot, l Line, xy plotter.XYs, col color.RGBA) error {
-	if l.Points || len(xy) == 1 {
-		dots, err := plotter.NewScatter(xy)
+// marksPerCurve is how many marks a curve has, at least where it has the points.
+const marksPerCurve = 7
+
+// addLine adds a curve with marks on some of its points, on others than those of
+// the curve before it, or only the points.
+func addLine(pl *plot.Plot, l Line, xy plotter.XYs, style look, phase int) error {
+	points := xy
+	if every := len(xy) / marksPerCurve; !l.Points && every > 1 {
+		points = nil
+		for k := phase % every; k < len(xy); k += every {
+			points = append(points, xy[k])
+		}
+	}
+	var thumbs []plot.Thumbnailer
+	if !l.Points && len(xy) > 1 {
+		line, err := plotter.NewLine(xy)
 		if err != nil {
 			return err
 		}
-		dots.Color, dots.Radius, dots.Shape = col, 2.4, draw.CircleGlyph{}
-		pl.Add(dots)
-		if l.Label != "" {
-			pl.Legend.Add(l.Label, dots)
+		line.Color, line.Width, line.Dashes = style.colour, style.width, style.dashes
+		pl.Add(line)
+		thumbs = append(thumbs, line)
+	}
+	if style.mark == nil && len(thumbs) == 0 {
+		style.mark = corners{sides: 24}
+	}
+	if style.mark != nil {
+		dots, err := plotter.NewScatter(points)
+		if err != nil {
+			return err
 		}
-		return nil
+		dots.Color, dots.Radius, dots.Shape = style.colour, 2.6, style.mark
+		pl.Add(dots)
+		thumbs = append(thumbs, dots)
 	}
-	line, err := plotter.NewLine(xy)
-	if err != nil {
-		return err
-	}
-	line.Color, line.Width = col, 1.6
-	if l.Dashed {
-		line.Dashes, line.Width = []vg.Length{4, 3}, 1.1
-	}
-	pl.Add(line)
 	if l.Label != "" {
-		pl.Legend.Add(l.Label, line)
+		pl.Legend.Add(l.Label, thumbs...)
 	}
 	return nil
 }

@@ -48,6 +48,15 @@ func (p *Progress) At(step int64) {
 	_ = p.bar.Set64(step) // a terminal that cannot be written to is nobody's loss
 }
 
+// Clear takes what is shown off the terminal, so that something else can be
+// written there.
+func (p *Progress) Clear() {
+	if p == nil || p.bar == nil {
+		return
+	}
+	_ = p.bar.Clear()
+}
+
 // Done ends the stage.
 func (p *Progress) Done() {
 	if p == nil || p.bar == nil {

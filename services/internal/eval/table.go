@@ -44,6 +44,7 @@ type Options struct {
 	DateFormat string            // ymd, yyyymmdd, unix, unixms, dmy, mdy or a layout of the time package; "": what the values say
 	Location   *time.Location    // of times that name no zone; nil: UTC
 	Progress   *Progress         // nil: not shown
+	Tell       func(line string) // what somebody should know while it runs; nil: nobody asks
 }
 
 // Source says what was read, for a report.
@@ -554,6 +555,14 @@ func (t *Table) Next() bool {
 		}
 		t.Reject("another number of columns than the header")
 	}
+}
+
+// Share is the part of the file that has been read, 0 where its size is not known.
+func (t *Table) Share() float64 {
+	if t.in.size == 0 {
+		return 0
+	}
+	return min(1, float64(t.in.read)/float64(t.in.size))
 }
 
 // Line is the line of the file that the current row begins on, from 1.

@@ -143,18 +143,23 @@ func (s *Server) Signal(n int, sig syscall.Signal) {
 
 // NewKafka prepares an Apache Kafka of one or more nodes. Where proxies are
 // given, one for each node, services reach the nodes through them: at
-// [Server.Addr] it answers without.
+// [Server.Addr] it answers without. Where twice as many are, the nodes reach each
+// other through the second half.
 func NewKafka(t testing.TB, dir string, nodes int, proxies ...*Proxy) *Server {
 	t.Helper()
-	port := FreePorts(t, 3*nodes)
+	const ports = 4 // of a node: scripts/kafka says which
+	port := FreePorts(t, ports*nodes)
 	env := []string{fmt.Sprintf("NODES=%d", nodes)}
-	if len(proxies) > 0 {
-		var addrs []string
-		for i, p := range proxies {
-			addrs = append(addrs, p.Addr)
-			p.Redirect(net.JoinHostPort("127.0.0.1", strconv.Itoa(port+3*i+2)))
+	for i, name := range []string{"ADVERTISE", "BETWEEN"} {
+		if len(proxies) < (i+1)*nodes {
+			break
 		}
-		env = append(env, "ADVERTISE="+strings.Join(addrs, ","))
+		var addrs []string
+		for n, p := range proxies[i*nodes : (i+1)*nodes] {
+			addrs = append(addrs, p.Addr)
+			p.Redirect(net.JoinHostPort("127.0.0.1", strconv.Itoa(port+ports*n+2+i)))
+		}
+		env = append(env, name+"="+strings.Join(addrs, ","))
 	}
 	return NewServer(t, "kafka", dir, port, env...)
 }

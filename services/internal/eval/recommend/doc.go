@@ -17,6 +17,17 @@
 // each is predicted, scored, and then learned, as in production. Both score the
 // same cases.
 //
+// # Size
+//
+// A log of any length is read in memory that does not grow with it: clicks beyond
+// Reading.Hold go to temporary files, sorted runs first, then one file in time
+// order, which is read once a pass. A log is in time order where no click is
+// earlier than one before it; its runs need no sorting, and how many clicks stood
+// elsewhere is said. A session ends where its name has been silent for long, so
+// that only those of a day are open at once. What stays is the index, which is
+// capped, the reference method over its newest million sessions, the ids of items,
+// a bit a click and a session, and the cases, of at most Config.Sessions sessions.
+//
 // # Measures
 //
 // HR@20 is the share of cases whose item is among the first 20, MRR@20 the mean

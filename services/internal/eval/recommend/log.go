@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	mathbits "math/bits"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,38 +18,63 @@ import (
 	"github.com/sillage-io/sillage/services/internal/eval"
 )
 
-// Click is one event. It takes 24 bytes.
+// Click is one event.
 type Click struct {
 	At      int64  // milliseconds since 1970
-	Session uint32 // index, in the order of first clicks
+	Session uint32 // number, in the order of first clicks
 	Item    uint32 // index into Log.Items
 	Kind    recommend.Kind
+	Last    bool // of its session
 }
 
-// Log is a history in memory: about 24 bytes a click and what the ids take.
+// Log is a history in time order. What it takes of the memory are the ids of items,
+// a bit a click, a bit a session, and Reading.Hold clicks; all others are in a
+// temporary file. Close it.
 type Log struct {
-	Name   string   // of the file, without folder and ends
-	Items  []string // ids
-	Clicks []Click  // in time order
-	Test   []bool   // by session: it is scored
-	Timed  bool     // times are the file's own
-	How    string   // how it was divided, in words
-	From   time.Time
-	Until  time.Time
+	Name     string   // of the file, without folder and ends
+	Items    []string // ids
+	Clicks   int64
+	Sessions int
+	Scored   int    // sessions that are scored
+	Timed    bool   // times are the file's own
+	How      string // how it was divided, in words
+	From     time.Time
+	Until    time.Time
+
+	tape   tape
+	last   bits // clicks that are the last of their session
+	tested bits // sessions that are scored
 }
+
+// Test tells whether a session is scored.
+func (l *Log) Test(session uint32) bool { return l.tested.has(int64(session)) }
+
+// Each hands out all clicks in time order, until f returns an error, which it
+// returns. It reads a long log from the disk.
+func (l *Log) Each(f func(Click) error) error {
+	return l.tape.each(func(i int64, c Click) error {
+		c.Last = l.last.has(i)
+		return f(c)
+	})
+}
+
+// Close lets go of the clicks, and of the file that they are in.
+func (l *Log) Close() { l.tape.close() }
 
 // Reading says how a log is read.
 type Reading struct {
 	TestDays   float64       // sessions that end in so many last days are scored; 0: the file's own split, else a tenth of its span, 1 to 7 days
 	TestSplit  string        // value of the split column that is scored
 	Gap        time.Duration // silence that ends a session where the file names visitors and no sessions
+	Silence    time.Duration // silence that ends a session that the file names: the name may come again for another one
 	PerSession time.Duration // time between two sessions where the file has none
 	PerClick   time.Duration // time between two clicks where the file has none
+	Hold       int           // clicks held in memory; more go to temporary files, which are gone at the end
 }
 
 // DefaultReading returns the defaults.
 func DefaultReading() Reading {
-	return Reading{TestSplit: "test", Gap: 30 * time.Minute, PerSession: time.Minute, PerClick: time.Second}
+	return Reading{TestSplit: "test", Gap: 30 * time.Minute, Silence: 24 * time.Hour, PerSession: time.Minute, PerClick: time.Second, Hold: 4_000_000}
 }
 
 // Validate reports every setting outside its range.
@@ -60,10 +86,13 @@ func (r Reading) Validate() error {
 	for _, d := range []struct {
 		name string
 		d    time.Duration
-	}{{"gap", r.Gap}, {"per-session", r.PerSession}, {"per-click", r.PerClick}} {
+	}{{"gap", r.Gap}, {"silence", r.Silence}, {"per-session", r.PerSession}, {"per-click", r.PerClick}} {
 		if d.d < time.Millisecond || d.d > 365*24*time.Hour {
 			errs = append(errs, fmt.Errorf("%s: %v is not between 1ms and 8760h", d.name, d.d))
 		}
+	}
+	if r.Hold < 1 || r.Hold > 1<<30 {
+		errs = append(errs, fmt.Errorf("hold: %d is not inside [1, %d]", r.Hold, 1<<30))
 	}
 	return errors.Join(errs...)
 }
@@ -86,8 +115,12 @@ func Read(ctx context.Context, path string, r Reading, o eval.Options) (*Log, ev
 	for _, h := range header {
 		sessions = sessions || eval.Normal(h) == "items" || eval.Normal(h) == "itemids"
 	}
-	b := &builder{items: map[string]uint32{}, sessions: map[uint64]uint32{}, splits: map[string]int{}}
-	b.log.Name = name(path)
+	b := &builder{
+		items: map[string]uint32{}, splits: map[string]int64{},
+		clicks: spool{hold: r.Hold, tell: o.Tell},
+	}
+	defer b.clicks.close()
+	b.log.Name, b.log.tape.hold = name(path), r.Hold
 	var src eval.Source
 	var err error
 	if sessions {
@@ -98,7 +131,11 @@ func Read(ctx context.Context, path string, r Reading, o eval.Options) (*Log, ev
 	if err != nil {
 		return nil, src, err
 	}
-	if err := b.finish(r); err != nil {
+	if err := b.finish(ctx, r, o.Progress); err != nil {
+		b.log.Close()
+		if errors.Is(err, ctx.Err()) {
+			return nil, src, err
+		}
 		return nil, src, fmt.Errorf("read %s: %w", path, err)
 	}
 	return &b.log, src, nil
@@ -115,12 +152,12 @@ func name(path string) string {
 
 // builder gathers a log.
 type builder struct {
-	log      Log
-	items    map[string]uint32
-	sessions map[uint64]uint32 // by hash: two of ten million share one with a probability of 3e-6
-	part     []uint8           // by session: which split
-	splits   map[string]int
-	order    []int32 // of clicks: position in the session, where the file has one
+	log     Log
+	items   map[string]uint32
+	splits  map[string]int64
+	clicks  spool
+	silence time.Duration // that ends a session
+	ordered bool          // the file has positions, which order the clicks of an instant
 }
 
 // Parts of a log by split.
@@ -134,21 +171,8 @@ const (
 func (b *builder) item(id []byte) uint32 {
 	i, ok := b.items[string(id)]
 	if !ok {
-		i = uint32(len(b.log.Items))
-		s := string(id)
-		b.items[s] = i
-		b.log.Items = append(b.log.Items, s)
-	}
-	return i
-}
-
-func (b *builder) session(id []byte, part uint8) uint32 {
-	key := xxhash.Sum64(id)
-	i, ok := b.sessions[key]
-	if !ok {
-		i = uint32(len(b.part))
-		b.sessions[key] = i
-		b.part = append(b.part, part)
+		i = uint32(len(b.items))
+		b.items[string(id)] = i
 	}
 	return i
 }
@@ -178,6 +202,8 @@ func (b *builder) readSessions(ctx context.Context, path string, r Reading, o ev
 	}
 	defer t.Close()
 	begin := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).UnixMilli() // any day: only distances count
+	b.silence = max(r.Silence, r.PerClick)
+	b.clicks.share = t.Share
 	for k := int64(0); t.Next(); k++ {
 		part := unsaid
 		if t.Has(split) {
@@ -187,11 +213,12 @@ func (b *builder) readSessions(ctx context.Context, path string, r Reading, o ev
 		if !t.Valid() || part == aside {
 			continue
 		}
-		s := uint32(len(b.part))
-		b.part = append(b.part, part)
 		at := begin + k*r.PerSession.Milliseconds()
 		for i, id := range ids {
-			b.log.Clicks = append(b.log.Clicks, Click{At: at + int64(i)*r.PerClick.Milliseconds(), Session: s, Item: b.item(id)})
+			c := record{at: at + int64(i)*r.PerClick.Milliseconds(), key: uint64(k), item: b.item(id), part: part}
+			if err := b.clicks.add(c); err != nil {
+				return eval.Source{}, fmt.Errorf("read %s: %w", path, err)
+			}
 		}
 	}
 	return t.Finish()
@@ -247,20 +274,21 @@ func (b *builder) readClicks(ctx context.Context, path string, r Reading, o eval
 		return eval.Source{}, fmt.Errorf("read %s: no column names a session or a visitor: say which one does with --map session=COLUMN or --map visitor=COLUMN", path)
 	}
 	who := session
+	b.silence = r.Silence
 	if !t.Has(session) {
 		who = visitor
+		b.silence = r.Gap
 	}
-	b.log.Timed = true
-	ordered := t.Has(position)
+	b.log.Timed, b.ordered, b.clicks.share = true, t.Has(position), t.Share
 	for t.Next() {
-		c := Click{At: t.Time(at).UnixMilli() + int64(t.Number(timeframe))}
+		c := record{at: t.Time(at).UnixMilli() + int64(t.Number(timeframe))}
 		key, id := t.Bytes(who), t.Bytes(item)
 		if len(key) == 0 {
 			t.Reject(t.Name(who) + " is empty")
 			continue
 		}
 		var known bool
-		if c.Kind, known = kindOf(t.Bytes(kind)); !known {
+		if c.kind, known = kindOf(t.Bytes(kind)); !known {
 			t.Reject("an event that is no view, cart or order")
 			continue
 		}
@@ -268,143 +296,159 @@ func (b *builder) readClicks(ctx context.Context, path string, r Reading, o eval
 		if !t.Valid() {
 			continue
 		}
-		part := unsaid
 		if t.Has(split) && r.TestDays == 0 {
-			if part = b.split(t.Bytes(split), r); part == aside {
+			if c.part = b.split(t.Bytes(split), r); c.part == aside {
 				continue
 			}
 		}
-		c.Item = b.item(id)
-		c.Session = b.session(key, part)
-		if b.part[c.Session] != part {
-			b.part[c.Session] = max(b.part[c.Session], part) // a session that is in both is scored
-		}
-		b.log.Clicks = append(b.log.Clicks, c)
-		if ordered {
-			b.order = append(b.order, int32(math.Max(math.MinInt32, math.Min(math.MaxInt32, pos))))
+		// Of ten million names two share a hash with a probability of 3e-6.
+		c.key, c.item = xxhash.Sum64(key), b.item(id)
+		c.pos = int32(math.Max(math.MinInt32, math.Min(math.MaxInt32, pos)))
+		if err := b.clicks.add(c); err != nil {
+			return eval.Source{}, fmt.Errorf("read %s: %w", path, err)
 		}
 	}
-	src, err := t.Finish()
-	if err != nil {
-		return src, err
-	}
-	b.sort()
-	if who == visitor {
-		b.cut(r.Gap.Milliseconds())
-	}
-	return src, nil
+	return t.Finish()
 }
 
-// sort brings clicks into time order; where times are equal the file's position
-// in the session decides, then the order of lines.
-func (b *builder) sort() {
-	clicks := b.log.Clicks
-	if b.order == nil {
-		if !slices.IsSortedFunc(clicks, byTime) {
-			slices.SortStableFunc(clicks, byTime)
-		}
-		return
+// sorted hands out the clicks in time order. Within an instant, sessions stand
+// one behind the other as the file has them, and the file's position orders the
+// clicks of each, where there is one.
+func (b *builder) sorted(ctx context.Context, f func(record) error) error {
+	if !b.ordered {
+		return b.clicks.each(ctx, f)
 	}
-	at := make([]int, len(clicks))
-	for i := range at {
-		at[i] = i
-	}
-	slices.SortStableFunc(at, func(i, j int) int {
-		x, y := clicks[i], clicks[j]
-		if c := cmp.Compare(x.At, y.At); c != 0 {
-			return c
+	var instant []record
+	place := map[uint64]uint32{}
+	flush := func() error {
+		clear(place)
+		for i := range instant {
+			r := &instant[i]
+			p, ok := place[r.key]
+			if !ok {
+				p = uint32(i)
+				place[r.key] = p
+			}
+			r.seq = p
 		}
-		// Within one instant sessions stand one behind the other.
-		return cmp.Or(cmp.Compare(x.Session, y.Session), cmp.Compare(b.order[i], b.order[j]))
-	})
-	sorted := make([]Click, len(clicks))
-	for i, k := range at {
-		sorted[i] = clicks[k]
-	}
-	b.log.Clicks, b.order = sorted, nil
-}
-
-func byTime(x, y Click) int { return cmp.Compare(x.At, y.At) }
-
-// cut ends a visitor's session after a silence.
-func (b *builder) cut(gap int64) {
-	type open struct {
-		session uint32
-		last    int64
-	}
-	now := make([]open, len(b.part))
-	seen := make([]bool, len(b.part))
-	var part []uint8
-	for i := range b.log.Clicks {
-		c := &b.log.Clicks[i]
-		v := c.Session
-		if o := now[v]; !seen[v] || c.At-o.last > gap {
-			now[v].session = uint32(len(part))
-			seen[v] = true
-			part = append(part, b.part[v])
-		}
-		now[v].last = c.At
-		c.Session = now[v].session
-	}
-	b.part = part
-}
-
-// finish divides the log.
-func (b *builder) finish(r Reading) error {
-	l := &b.log
-	if len(l.Clicks) == 0 {
-		return errors.New("no session has an item")
-	}
-	b.sessions, b.items = nil, nil
-	l.number()
-	slices.SortStableFunc(l.Clicks, byTime)
-	l.From, l.Until = time.UnixMilli(l.Clicks[0].At).UTC(), time.UnixMilli(l.Clicks[len(l.Clicks)-1].At).UTC()
-	l.Test = make([]bool, len(b.part))
-	switch {
-	case len(b.splits) > 0:
-		if b.splits[r.TestSplit] == 0 && !slices.Contains(b.part, tested) {
-			return fmt.Errorf("no row has split %s, which is what is scored; there are %s; --test-split names another, --test-days divides by time", r.TestSplit, counts(b.splits))
-		}
-		for s, p := range b.part {
-			l.Test[s] = p == tested
-		}
-		l.How = fmt.Sprintf("the file's own split (%s): %s is scored, train is learned from", counts(b.splits), r.TestSplit)
-	default:
-		days := r.TestDays
-		span := float64(l.Clicks[len(l.Clicks)-1].At-l.Clicks[len(l.Clicks)/100].At) / 86_400_000
-		if days == 0 {
-			days = math.Min(7, math.Max(1, math.Round(span/10)))
-		}
-		from := l.Clicks[len(l.Clicks)-1].At - int64(days*86_400_000)
-		for _, c := range l.Clicks {
-			if c.At > from {
-				l.Test[c.Session] = true
+		slices.SortStableFunc(instant, func(x, y record) int {
+			return cmp.Or(cmp.Compare(x.seq, y.seq), cmp.Compare(x.pos, y.pos))
+		})
+		for _, r := range instant {
+			if err := f(r); err != nil {
+				return err
 			}
 		}
-		l.How = fmt.Sprintf("sessions that end in the last %g days are scored, the others are learned from", days)
-		if days == 1 {
-			l.How = "sessions that end in the last day are scored, the others are learned from"
-		}
+		instant = instant[:0]
+		return nil
 	}
-	return b.check()
+	err := b.clicks.each(ctx, func(r record) error {
+		if len(instant) > 0 && instant[0].at != r.at {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+		instant = append(instant, r)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return flush()
 }
 
-// number gives items their numbers in the order of their ids. Methods that break
-// ties by number then do so in a way that does not depend on the order of rows.
-func (l *Log) number() {
-	order := make([]uint32, len(l.Items))
-	for i := range order {
-		order[i] = uint32(i)
+// finish gives sessions and items their numbers, and divides the log.
+func (b *builder) finish(ctx context.Context, r Reading, p *eval.Progress) error {
+	l := &b.log
+	if l.Clicks = b.clicks.n; l.Clicks == 0 {
+		return errors.New("no session has an item")
 	}
-	slices.SortFunc(order, func(a, b uint32) int { return compareIDs(l.Items[a], l.Items[b]) })
-	number, items := make([]uint32, len(order)), make([]string, len(order))
-	for i, old := range order {
-		number[old], items[i] = uint32(i), l.Items[old]
+	late := b.clicks.late
+	numbers := l.number(b.items)
+	b.items = nil
+	p.Start("putting in order", l.Clicks)
+	defer p.Done()
+	open := newOpenSessions(b.silence.Milliseconds(), func(s *openSession) { l.last.set(s.click) })
+	n, first, early, until := int64(0), int64(0), int64(0), int64(0)
+	err := b.sorted(ctx, func(c record) error {
+		if n%4096 == 0 {
+			p.At(n)
+		}
+		s := open.click(c.key, c.at, n)
+		if c.part == tested { // a session that is in both is scored
+			l.tested.set(int64(s))
+		}
+		if n == 0 {
+			first = c.at
+		}
+		if n == l.Clicks/100 {
+			early = c.at
+		}
+		until = c.at
+		n++
+		return l.tape.add(Click{At: c.at, Session: s, Item: c.item, Kind: c.kind})
+	})
+	if err != nil {
+		return err
 	}
-	for i := range l.Clicks {
-		l.Clicks[i].Item = number[l.Clicks[i].Item]
+	open.end()
+	l.Sessions = int(open.sessions)
+	if err := l.tape.number(numbers); err != nil {
+		return err
 	}
-	l.Items = items
+	l.From, l.Until = time.UnixMilli(first).UTC(), time.UnixMilli(until).UTC()
+	if err := b.divide(r, early, until); err != nil {
+		return err
+	}
+	if late > 0 && l.Timed {
+		l.How += fmt.Sprintf("; %d of %d clicks stood behind a later one and were put in order", late, l.Clicks)
+	}
+	return b.check(ctx)
+}
+
+// divide says which sessions are scored. Early is the time that a hundredth of
+// all clicks is before: the days of a log are counted from there, so that a few
+// mistaken dates do not stretch them.
+func (b *builder) divide(r Reading, early, until int64) error {
+	l := &b.log
+	if len(b.splits) > 0 {
+		if b.splits[r.TestSplit] == 0 && l.tested == nil {
+			return fmt.Errorf("no row has split %s, which is what is scored; there are %s; --test-split names another, --test-days divides by time", r.TestSplit, counts(b.splits))
+		}
+		l.How = fmt.Sprintf("the file's own split (%s): %s is scored, train is learned from", counts(b.splits), r.TestSplit)
+		return nil
+	}
+	days := r.TestDays
+	if days == 0 {
+		days = math.Min(7, math.Max(1, math.Round(float64(until-early)/86_400_000/10)))
+	}
+	from := until - int64(days*86_400_000)
+	l.How = fmt.Sprintf("sessions that end in the last %g days are scored, the others are learned from", days)
+	if days == 1 {
+		l.How = "sessions that end in the last day are scored, the others are learned from"
+	}
+	return l.Each(func(c Click) error {
+		if c.At > from {
+			l.tested.set(int64(c.Session))
+		}
+		return nil
+	})
+}
+
+// number gives items their numbers in the order of their ids, and returns them by
+// the number that they had. Methods that break ties by number then do so in a way
+// that does not depend on the order of rows.
+func (l *Log) number(items map[string]uint32) []uint32 {
+	l.Items = make([]string, 0, len(items))
+	for id := range items {
+		l.Items = append(l.Items, id)
+	}
+	slices.SortFunc(l.Items, compareIDs)
+	numbers := make([]uint32, len(items))
+	for i, id := range l.Items {
+		numbers[items[id]] = uint32(i)
+	}
+	return numbers
 }
 
 // compareIDs orders whole numbers by value, before all other ids.
@@ -423,25 +467,28 @@ func compareIDs(a, b string) int {
 }
 
 // check refuses logs that leave nothing to learn from or to score.
-func (b *builder) check() error {
+func (b *builder) check(ctx context.Context) error {
 	l := &b.log
-	learned, sizes := false, make([]int32, len(l.Test))
-	for _, c := range l.Clicks {
-		learned = learned || !l.Test[c.Session]
-		sizes[c.Session]++
+	for _, word := range l.tested {
+		l.Scored += mathbits.OnesCount64(word)
 	}
-	if !learned {
+	if l.Scored == l.Sessions {
 		return fmt.Errorf("all sessions are scored and none is left to learn from (%s to %s): a smaller --test-days leaves some", l.From.Format(time.DateTime), l.Until.Format(time.DateTime))
 	}
-	for s, n := range sizes {
-		if n > 1 && l.Test[s] {
-			return nil
+	enough := errors.New("enough") // a scored session that goes on
+	err := l.Each(func(c Click) error {
+		if !c.Last && l.Test(c.Session) {
+			return enough
 		}
+		return ctx.Err()
+	})
+	if errors.Is(err, enough) {
+		return nil
 	}
-	return errors.New("no scored session has two items, so there is nothing to predict: a larger --test-days scores more")
+	return cmp.Or(err, errors.New("no scored session has two items, so there is nothing to predict: a larger --test-days scores more"))
 }
 
-func counts(m map[string]int) string {
+func counts(m map[string]int64) string {
 	var names []string
 	for n := range m {
 		names = append(names, n)
@@ -454,34 +501,4 @@ func counts(m map[string]int) string {
 		}
 	}
 	return strings.Join(names, ", ")
-}
-
-// learned returns the clicks of each session that is not scored, sessions in the
-// order they end.
-func (l *Log) learned() [][]uint32 {
-	sizes := make([]uint32, len(l.Test)+1)
-	for _, c := range l.Clicks {
-		if !l.Test[c.Session] {
-			sizes[c.Session+1]++
-		}
-	}
-	for s := range l.Test {
-		sizes[s+1] += sizes[s]
-	}
-	all := make([]uint32, sizes[len(l.Test)])
-	fill := slices.Clone(sizes)
-	for i, c := range l.Clicks {
-		if !l.Test[c.Session] {
-			all[fill[c.Session]] = uint32(i)
-			fill[c.Session]++
-		}
-	}
-	var out [][]uint32
-	for s := range l.Test {
-		if sizes[s] < sizes[s+1] {
-			out = append(out, all[sizes[s]:sizes[s+1]])
-		}
-	}
-	slices.SortStableFunc(out, func(a, b []uint32) int { return cmp.Compare(a[len(a)-1], b[len(b)-1]) })
-	return out
 }

@@ -23,15 +23,24 @@ func file(t testing.TB, content string) string {
 	return path
 }
 
+// clicks are all of a log.
+func clicks(l *Log) (out []Click) {
+	_ = l.Each(func(c Click) error {
+		out = append(out, c)
+		return nil
+	})
+	return out
+}
+
 // sessions shows a log as text: each session's items in time order, the scored
 // ones marked.
 func sessions(l *Log) []string {
-	out := make([]string, len(l.Test))
-	for _, c := range l.Clicks {
+	out := make([]string, l.Sessions)
+	for _, c := range clicks(l) {
 		out[c.Session] += l.Items[c.Item]
 	}
-	for s, test := range l.Test {
-		if test {
+	for s := range out {
+		if l.Test(uint32(s)) {
 			out[s] += "*"
 		}
 	}
@@ -51,11 +60,11 @@ func TestReadsLogs(t *testing.T) {
 		{
 			"clicks in any order, with a split", "ts,session_id,item_id,split\n1590000100,2,c,test\n1590000000,1,a,train\n1590000050,1,b,train\n1590000300,2,d,test\n1590000200,3,x,valid\n",
 			nil,
-			[]string{"cd*", "ab"},
+			[]string{"ab", "cd*"},
 			true,
 		},
 		{
-			"split by the time sessions end", "timestamp;sessionId;itemId\n2020-01-01;1;a\n2020-01-02;1;b\n2020-01-02;2;c\n2020-01-31;3;e\n2020-01-09;2;d\n2020-01-31;3;f\n",
+			"split by the time sessions end", "timestamp;sessionId;itemId\n2020-01-01;1;a\n2020-01-02;1;b\n2020-01-08;2;c\n2020-01-31;3;e\n2020-01-09;2;d\n2020-01-31;3;f\n",
 			func(r *Reading, _ *eval.Options) { r.TestDays = 25 },
 			[]string{"ab", "cd*", "ef*"},
 			true,
@@ -64,6 +73,12 @@ func TestReadsLogs(t *testing.T) {
 			"test-days wins over the file's split", "ts,session,item,split\n2020-01-01,1,a,test\n2020-01-02,1,b,test\n2020-01-09,2,c,train\n2020-01-09,2,d,train\n",
 			func(r *Reading, _ *eval.Options) { r.TestDays = 1 },
 			[]string{"ab", "cd*"},
+			true,
+		},
+		{
+			"a name that comes again is another session", "ts,session,item\n2020-01-01 10:00,1,a\n2020-01-02 10:00,1,b\n2020-01-03 10:00:01,1,c\n2020-01-20,2,d\n2020-01-20,2,e\n",
+			nil,
+			[]string{"ab", "c", "de*"},
 			true,
 		},
 		{
@@ -133,7 +148,7 @@ func TestKindsOfEvents(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got []string
-	for _, c := range l.Clicks {
+	for _, c := range clicks(l) {
 		got = append(got, c.Kind.String())
 	}
 	if d := cmp.Diff([]string{"view", "cart", "order", "view", "view"}, got); d != "" {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -83,10 +84,11 @@ type VMISConfig struct {
 	K    int     // sessions that vote
 	Last int     // newest items of a session that are used
 	IDF  float64 // weight of the inverse document frequency
+	Held int     // newest sessions that it is built from
 }
 
-// DefaultVMIS returns what its authors ship.
-func DefaultVMIS() VMISConfig { return VMISConfig{M: 500, K: 50, Last: 2, IDF: 1} }
+// DefaultVMIS returns what its authors ship, over at most a million sessions.
+func DefaultVMIS() VMISConfig { return VMISConfig{M: 500, K: 50, Last: 2, IDF: 1, Held: 1_000_000} }
 
 // Validate reports every setting outside its range.
 func (c VMISConfig) Validate() error {
@@ -94,7 +96,7 @@ func (c VMISConfig) Validate() error {
 	for _, v := range []struct {
 		name string
 		v    int
-	}{{"m", c.M}, {"k", c.K}, {"last", c.Last}} {
+	}{{"m", c.M}, {"k", c.K}, {"last", c.Last}, {"held", c.Held}} {
 		if v.v < 1 || v.v > 1<<20 {
 			errs = append(errs, fmt.Errorf("vmis-%s: %d is not inside [1, %d]", v.name, v.v, 1<<20))
 		}
@@ -110,32 +112,62 @@ const longest = .995
 
 // control is the reference method over the sessions that it was built from.
 type control struct {
-	cfg     VMISConfig
-	vmis    *recommend.VMIS
-	history []recommend.VMISSession
-	at      map[uint32]int32 // session to its place in history
+	cfg   VMISConfig
+	vmis  *recommend.VMIS
+	items []uint32 // of finished sessions, one behind the other, each once a session
+	ends  []int    // of the sessions in items
+	last  []int64  // times of their last clicks
 }
 
-func newControl(cfg VMISConfig) *control { return &control{cfg: cfg, at: map[uint32]int32{}} }
+func newControl(cfg VMISConfig) *control { return &control{cfg: cfg} }
 
-// add notes an event for the next build.
-func (c *control) add(e Click) {
-	i, ok := c.at[e.Session]
-	if !ok {
-		i = int32(len(c.history))
-		c.at[e.Session] = i
-		c.history = append(c.history, recommend.VMISSession{})
+// add notes a finished session for the next build.
+func (c *control) add(last int64, items []uint32) {
+	if len(c.last) >= c.cfg.Held+c.cfg.Held/4+1 {
+		c.forget(len(c.last) - c.cfg.Held)
 	}
-	h := &c.history[i]
-	h.Last = e.At
-	if !slices.Contains(h.Items, e.Item) {
-		h.Items = append(h.Items, e.Item)
+	c.items = appendDistinct(c.items, items)
+	c.ends, c.last = append(c.ends, len(c.items)), append(c.last, last)
+}
+
+func appendDistinct(dst, items []uint32) []uint32 {
+	from := len(dst)
+	for _, i := range items {
+		if !slices.Contains(dst[from:], i) {
+			dst = append(dst, i)
+		}
+	}
+	return dst
+}
+
+// forget drops the n oldest sessions.
+func (c *control) forget(n int) {
+	gone := c.ends[n-1]
+	c.items = c.items[:copy(c.items, c.items[gone:])]
+	c.last = c.last[:copy(c.last, c.last[n:])]
+	c.ends = c.ends[:copy(c.ends, c.ends[n:])]
+	for k := range c.ends {
+		c.ends[k] -= gone
 	}
 }
 
-// build makes the index of all that was noted.
-func (c *control) build(keepCurrent bool) {
-	sessions := slices.Clone(c.history)
+// build makes the index of what was noted and of the sessions that go on.
+func (c *control) build(keepCurrent bool, open map[uint32]*trail) {
+	if n := len(c.last) - c.cfg.Held; n > 0 {
+		c.forget(n)
+	}
+	sessions := make([]recommend.VMISSession, 0, len(c.last)+len(open))
+	from := 0
+	for k, end := range c.ends {
+		sessions = append(sessions, recommend.VMISSession{Last: c.last[k], Items: c.items[from:end]})
+		from = end
+	}
+	for _, s := range slices.Sorted(maps.Keys(open)) {
+		if t := open[s]; len(t.items) > 0 {
+			now := t.Items()
+			sessions = append(sessions, recommend.VMISSession{Last: now[len(now)-1].At, Items: appendDistinct(nil, t.items)})
+		}
+	}
 	slices.SortStableFunc(sessions, func(a, b recommend.VMISSession) int { return cmp.Compare(a.Last, b.Last) })
 	lengths := make([]int, len(sessions))
 	for i, s := range sessions {

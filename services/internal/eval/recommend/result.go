@@ -199,6 +199,7 @@ func (o *Outcome) Settings(r Reading) []eval.Setting {
 	out := []eval.Setting{
 		eval.Set("mode", c.Mode), eval.Set("methods", c.Methods), eval.Set("baseline", c.Baseline), eval.Set("current item may be recommended", c.KeepCurrent),
 		eval.Set("split", o.Log.How), eval.Set("test-split", r.TestSplit), eval.Set("gap that ends a visitor's session", r.Gap),
+		eval.Set("scored sessions at most", c.Sessions), eval.Set("silence that ends a session of the file", r.Silence), eval.Set("clicks held in memory", r.Hold),
 		eval.Set("VMIS-kNN", fmt.Sprintf("%+v", c.VMIS)), eval.Set("index", fmt.Sprintf("%+v", c.Index)), eval.Set("resamples", c.Resamples), eval.Set("timing", timing),
 	}
 	if !o.Log.Timed {

@@ -38,11 +38,12 @@ type Config struct {
 	Index       recommend.Config
 	Seed        uint64
 	Resamples   int // of the bootstrap
+	Sessions    int // scored sessions at most; of more, so many are drawn
 }
 
 // DefaultConfig returns the defaults.
 func DefaultConfig() Config {
-	return Config{Mode: Frozen, Methods: []Method{Hybrid}, Baseline: VMIS, VMIS: DefaultVMIS(), Index: recommend.DefaultConfig(), Seed: 1, Resamples: eval.Resamples}
+	return Config{Mode: Frozen, Methods: []Method{Hybrid}, Baseline: VMIS, VMIS: DefaultVMIS(), Index: recommend.DefaultConfig(), Seed: 1, Resamples: eval.Resamples, Sessions: 100_000}
 }
 
 // Validate reports every setting outside its range.
@@ -56,6 +57,9 @@ func (c Config) Validate() error {
 	}
 	if c.Resamples < 100 || c.Resamples > 100_000 {
 		errs = append(errs, fmt.Errorf("resamples: %d is not inside [100, 100000]", c.Resamples))
+	}
+	if c.Sessions < 1 || c.Sessions > math.MaxInt32 {
+		errs = append(errs, fmt.Errorf("score: %d is not inside [1, %d]", c.Sessions, math.MaxInt32))
 	}
 	return errors.Join(append(errs, c.VMIS.Validate(), c.Index.Validate())...)
 }
@@ -107,7 +111,6 @@ type runner struct {
 	answers []recommend.Answer
 	trails  map[uint32]*trail
 	free    []*trail
-	left    []int32 // clicks to come, by session
 	born    []int64 // first click, by item
 	number  map[string]uint32
 	learns  bool // some method is taught
@@ -118,17 +121,25 @@ type runner struct {
 // trail is a session on its way.
 type trail struct {
 	recommend.Trail
-	key   uint64
-	items []uint32
+	key    uint64
+	items  []uint32
+	clicks []Click // of a session that is learned as a whole
 }
 
 // begin starts a session.
 func (t *trail) begin(session uint32) {
+	t.again(session)
+	t.clicks = t.clicks[:0]
+}
+
+// again starts it once more, with its clicks as they are.
+func (t *trail) again(session uint32) {
 	t.key, t.items = uint64(session)+1, t.items[:0]
 	t.Begin(t.key)
 }
 
-// Run measures. It needs the log's clicks in time order.
+// Run measures. It takes the memory of the index, of the sessions that are open at
+// a time, and of the cases.
 func Run(ctx context.Context, log *Log, cfg Config, progress *eval.Progress) (*Outcome, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -176,10 +187,6 @@ func (r *runner) reset() {
 // rewind begins a pass over the log with the index as it is.
 func (r *runner) rewind() {
 	r.trails, r.free = map[uint32]*trail{}, nil
-	r.left = make([]int32, len(r.log.Test))
-	for _, c := range r.log.Clicks {
-		r.left[c.Session]++
-	}
 	r.born = make([]int64, len(r.log.Items))
 	for i := range r.born {
 		r.born[i] = math.MaxInt64
@@ -204,10 +211,28 @@ func (r *runner) trail(c Click) *trail {
 // done notes that a click is behind; the last one of a session frees its trail.
 func (r *runner) done(c Click, t *trail) {
 	r.born[c.Item] = min(r.born[c.Item], c.At)
-	if r.left[c.Session]--; r.left[c.Session] == 0 {
+	if c.Last {
 		delete(r.trails, c.Session)
 		r.free = append(r.free, t)
 	}
+}
+
+// chosen tells whether a session that may be scored is: all are, or as many as
+// Config.Sessions in the mean, drawn by their number and the seed.
+func (r *runner) chosen(session uint32) bool {
+	if r.log.Scored <= r.cfg.Sessions {
+		return true
+	}
+	share := float64(r.cfg.Sessions) / float64(r.log.Scored)
+	return float64(mix(uint64(session)^mix(r.cfg.Seed)))*0x1p-64 < share
+}
+
+// mix is the finalizer of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+func mix(z uint64) uint64 {
+	z += 0x9e3779b97f4a7c15
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	return z ^ z>>31
 }
 
 // query asks at the current end of a session.
@@ -236,8 +261,8 @@ func (r *runner) learn(c Click, t *trail) {
 // apply gives a click to the index.
 func (r *runner) apply(c Click, t *trail) {
 	r.index.Apply(t.add(r.log, c))
-	if r.control != nil {
-		r.control.add(c)
+	if c.Last && r.control != nil {
+		r.control.add(c.At, t.items)
 	}
 }
 
@@ -308,18 +333,20 @@ func (y *tally) explains() bool {
 
 // pass goes through the clicks in time order.
 func (r *runner) pass(ctx context.Context, p *eval.Progress, what string, each func(c Click)) error {
-	p.Start(what, int64(len(r.log.Clicks)))
+	p.Start(what, r.log.Clicks)
 	defer p.Done()
-	for i, c := range r.log.Clicks {
+	i := int64(0)
+	return r.log.Each(func(c Click) error {
 		if i%1024 == 0 {
-			p.At(int64(i))
+			p.At(i)
 			if err := ctx.Err(); err != nil {
 				return err
 			}
 		}
+		i++
 		each(c)
-	}
-	return nil
+		return nil
+	})
 }
 
 // chunk is how many events are applied between two looks at the clock.
@@ -328,7 +355,7 @@ const chunk = 512
 // measureBuild builds the index once as a stream, without learning, for what it
 // costs: the deltas of a chunk are made first, then applied under the clock.
 func (r *runner) measureBuild(ctx context.Context, p *eval.Progress) error {
-	before := heap()
+	before := inUse()
 	r.reset()
 	deltas := make([]recommend.Delta, 0, chunk)
 	previous := make([]recommend.Previous, 0, chunk*r.cfg.Index.Steps)
@@ -342,7 +369,7 @@ func (r *runner) measureBuild(ctx context.Context, p *eval.Progress) error {
 		deltas, previous = deltas[:0], previous[:0]
 	}
 	err := r.pass(ctx, p, "timing the build", func(c Click) {
-		if r.log.Test[c.Session] {
+		if r.log.Test(c.Session) {
 			return
 		}
 		t := r.trail(c)
@@ -357,15 +384,15 @@ func (r *runner) measureBuild(ctx context.Context, p *eval.Progress) error {
 		r.done(c, t)
 	})
 	flush()
-	r.trails, r.free, r.left, r.born, deltas, previous = nil, nil, nil, nil, nil, nil
-	r.out.cost.heap = max(0, heap()-before)
+	r.trails, r.free, r.born, deltas, previous = nil, nil, nil, nil, nil
+	r.out.cost.heap = max(0, inUse()-before)
 	runtime.KeepAlive(r.index)
 	r.index = nil
 	return err
 }
 
-// heap is what is in use after a collection.
-func heap() int64 {
+// inUse is what the heap holds after a collection.
+func inUse() int64 {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
@@ -377,35 +404,34 @@ func heap() int64 {
 // an index that does not hold it yet, as those of the scored sessions will be.
 func (r *runner) frozen(ctx context.Context, p *eval.Progress) error {
 	r.reset()
-	sessions := r.log.learned()
-	p.Start("learning", int64(len(sessions)))
-	t, u := new(trail), new(trail)
-	for i, clicks := range sessions {
-		if i%256 == 0 {
-			p.At(int64(i))
-			if err := ctx.Err(); err != nil {
-				return err
-			}
+	err := r.pass(ctx, p, "learning", func(c Click) {
+		if r.log.Test(c.Session) {
+			return
 		}
-		t.begin(r.log.Clicks[clicks[0]].Session)
-		for _, k := range clicks {
-			c := r.log.Clicks[k]
+		t := r.trail(c)
+		if t.clicks = append(t.clicks, c); !c.Last {
+			return
+		}
+		for _, c := range t.clicks {
 			r.learn(c, t)
 			t.add(r.log, c)
 		}
-		u.begin(r.log.Clicks[clicks[0]].Session)
-		for _, k := range clicks {
-			r.apply(r.log.Clicks[k], u)
+		t.again(c.Session)
+		for _, c := range t.clicks {
+			r.apply(c, t)
 		}
+		r.done(c, t)
+	})
+	if err != nil {
+		return err
 	}
-	p.Done()
 	if r.control != nil {
-		r.control.build(r.cfg.KeepCurrent)
+		r.control.build(r.cfg.KeepCurrent, nil)
 	}
 	for i, y := range r.out.tallies {
 		r.rewind()
 		err := r.pass(ctx, p, "scoring "+string(y.method), func(c Click) {
-			if !r.log.Test[c.Session] {
+			if !r.log.Test(c.Session) || !r.chosen(c.Session) {
 				r.born[c.Item] = min(r.born[c.Item], c.At)
 				return
 			}
@@ -432,10 +458,10 @@ func (r *runner) online(ctx context.Context, p *eval.Progress) error {
 	r.built = math.MinInt32
 	return r.pass(ctx, p, "predicting and learning", func(c Click) {
 		t := r.trail(c)
-		if r.log.Test[c.Session] {
+		if r.log.Test(c.Session) && r.chosen(c.Session) {
 			if k, ok := r.kase(c, t); ok {
 				if day := int32(c.At / 86_400_000); r.control != nil && day != r.built {
-					r.control.build(r.cfg.KeepCurrent)
+					r.control.build(r.cfg.KeepCurrent, r.trails)
 					r.built = day
 				}
 				r.out.cases = append(r.out.cases, k)

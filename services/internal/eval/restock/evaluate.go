@@ -45,6 +45,7 @@ type Result struct {
 	Cold     *Cold     `json:"cold_start,omitempty"`
 	Censored *Censored `json:"censored,omitempty"`
 	Signals  *Signals  `json:"signals,omitempty"`
+	Targets  []Reached `json:"targets,omitempty"`
 
 	OracleDays *eval.Figure `json:"oracle_days_at_97_line_fill,omitempty"` // were the demand known, and lead times as random
 
@@ -147,6 +148,7 @@ func evaluateMethod(h *History, name string, cases []Case, test int, c Config) R
 		if name == "online" {
 			own, censored := signals(h, test, c.Seed), censor(h, test, c.Seed)
 			r.Signals, r.Censored = &own, &censored
+			r.Targets = reach(h, r.Frontier, test, c.Seed)
 			r.Oracle = simulate(h, &oracle{h: h}, test, c.Seed)
 			days := eval.Figure(r.Oracle.DaysAtFill)
 			r.OracleDays = &days

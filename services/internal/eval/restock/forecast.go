@@ -7,7 +7,7 @@ import (
 )
 
 // levels are the quantiles that are scored.
-var levels = [7]float64{.1, .25, .5, .75, .9, .95, .99} //nolint:gochecknoglobals // a constant
+var levels = [7]float64{.1, .25, .5, .75, .9, .95, .99}
 
 // method forecasts all series of a history, a period at a time.
 type method interface {
@@ -48,27 +48,51 @@ func (c *classic) over(i int, periods float64) (q [len(levels)]float64, mean flo
 	return q, d.mean
 }
 
-// online drives the products and the pool that the service runs.
+// online drives the products and the pool that the service runs, as the service does:
+// those products tell that the layer in force asks, and layers come when the pool makes
+// one.
 type online struct {
 	h        *History
-	setting  restock.Setting
+	setting  restock.Setting // without Tell; see tells
 	pool     *restock.Pool
+	told     restock.Told
 	products []restock.Product
-	next     int // line
-	now      int // period that is open
+	asked    []bool // of products
+	next     int    // line
+	now      int    // period that is open
 	offers   []restock.Offer
 }
 
 const dayMicros = 86400_000_000
 
 func newOnline(h *History) *online {
-	o := &online{h: h, setting: restock.DefaultSetting(), pool: restock.NewPool(h.Period), products: make([]restock.Product, len(h.Series))}
+	o := &online{h: h, setting: restock.DefaultSetting(), pool: restock.NewPool(h.Period), products: make([]restock.Product, len(h.Series)), asked: make([]bool, len(h.Series))}
 	o.setting.Period = h.Period
-	o.setting.Tell = o.pool.Add
 	for i := range h.Series {
 		o.products[i].Group(h.Series[i].Group)
 	}
+	o.ask()
 	return o
+}
+
+// ask notes whom the layer in force asks.
+func (o *online) ask() {
+	for i := range o.asked {
+		o.asked[i] = o.setting.Layer.Asks(o.h.Series[i].ID)
+	}
+}
+
+// tells lets something happen to a product, and the pool hear what it tells of it.
+func (o *online) tells(i int, happens func(p *restock.Product, s *restock.Setting)) {
+	if !o.asked[i] {
+		happens(&o.products[i], &o.setting)
+		return
+	}
+	s := o.setting
+	o.told.Sampling, o.told.Stats = s.Layer.Sampling(), o.told.Stats[:0]
+	s.Tell = func(t restock.Stat) { o.told.Stats = append(o.told.Stats, t) }
+	happens(&o.products[i], &s)
+	o.pool.Hear(o.told)
 }
 
 func (o *online) close(t int) {
@@ -77,18 +101,21 @@ func (o *online) close(t int) {
 	at := int64(day)*dayMicros + dayMicros/2
 	for ; o.next < len(o.h.Lines) && int(o.h.Lines[o.next].Period) <= t; o.next++ {
 		l := &o.h.Lines[o.next]
-		if l.Price > 0 && o.h.Offers {
-			o.products[l.Series].Offer(at, l.offer(), &o.setting)
-		}
-		if l.Units > 0 {
-			o.products[l.Series].Sale(at, int64(l.Units), int64(float64(l.Price)*1e6), &o.setting)
-		}
+		o.tells(int(l.Series), func(p *restock.Product, s *restock.Setting) {
+			if l.Price > 0 && o.h.Offers {
+				p.Offer(at, l.offer(), s)
+			}
+			if l.Units > 0 {
+				p.Sale(at, int64(l.Units), int64(float64(l.Price)*1e6), s)
+			}
+		})
 	}
 	for i := range o.products {
-		o.products[i].CloseDay(day, &o.setting)
+		o.tells(i, func(p *restock.Product, s *restock.Setting) { p.CloseDay(day, s) })
 	}
-	if week := int(max(1, 7/o.h.Period)); (t+1)%week == 0 {
-		o.setting.Layer = o.pool.Layer(day + 1)
+	if l, due := o.pool.Next(); due {
+		o.setting.Layer = l
+		o.ask()
 	}
 }
 

@@ -21,7 +21,7 @@ const (
 )
 
 // targets are the service levels that a frontier is drawn from.
-var targets = [12]float64{.5, .6, .7, .8, .9, .95, .97, .98, .99, .995, .999, .9995} //nolint:gochecknoglobals // a constant
+var targets = [12]float64{.5, .6, .7, .8, .9, .95, .97, .98, .99, .995, .999, .9995}
 
 // Point is a policy at one service level.
 type Point struct {
@@ -29,7 +29,9 @@ type Point struct {
 	Days     float64 `json:"days_of_stock"` // value of the stock on hand, in days of the demand's value
 	LineFill float64 `json:"line_fill"`     // share of the order lines served whole from stock
 	UnitFill float64 `json:"unit_fill"`
-	OutPct   float64 `json:"oos_days_pct"` // share of the days that ended without stock
+	Cycles   float64 `json:"cycle_service"` // share of the cycles from order to delivery in which nothing was missed
+	Missed   float64 `json:"missed_value"`  // share of the demand's value
+	OutPct   float64 `json:"oos_days_pct"`  // share of the days that ended without stock
 }
 
 // Frontier is what service costs under one method.
@@ -107,8 +109,9 @@ type shelf struct {
 }
 
 type arrival struct {
-	day   int
-	units int64
+	day    int
+	units  int64
+	missed bool // something, since it was ordered
 }
 
 // tallied is what happened under one service level.
@@ -118,6 +121,8 @@ type tallied struct {
 	units, shipped     float64
 	days, out          float64
 	orders, naive      float64
+	missedValue        float64
+	cycles, whole      float64
 }
 
 // stocked are the series that are simulated: as old and alive at the start of the test
@@ -184,7 +189,7 @@ func simulate(h *History, m stocker, test int, seed uint64) Frontier {
 		judged := t >= test+warmUp
 		for n := range all {
 			for j := range targets {
-				shelves[n][j].receive(t)
+				shelves[n][j].receive(t, judged, &sums[j])
 			}
 		}
 		for _, l := range h.Lines[begin:next] {
@@ -220,7 +225,7 @@ func simulate(h *History, m stocker, test int, seed uint64) Frontier {
 					continue
 				}
 				x.ordered += amount
-				x.arrivals = append(x.arrivals, arrival{t + leadDays(seed, i, t, lead[n]), amount})
+				x.arrivals = append(x.arrivals, arrival{day: t + leadDays(seed, i, t, lead[n]), units: amount})
 				if judged {
 					sum.orders++
 				}
@@ -241,7 +246,7 @@ func simulate(h *History, m stocker, test int, seed uint64) Frontier {
 	return f
 }
 
-func (s *shelf) receive(t int) {
+func (s *shelf) receive(t int, judged bool, sum *tallied) {
 	kept := s.arrivals[:0]
 	for _, a := range s.arrivals {
 		if a.day > t {
@@ -250,6 +255,13 @@ func (s *shelf) receive(t int) {
 		}
 		s.hand += a.units
 		s.ordered -= a.units
+		if !judged {
+			continue
+		}
+		sum.cycles++
+		if !a.missed {
+			sum.whole++
+		}
 	}
 	s.arrivals = kept
 }
@@ -257,6 +269,11 @@ func (s *shelf) receive(t int) {
 func (s *shelf) serve(units int64, price float64, judged bool, sum *tallied) {
 	shipped := min(units, max(s.hand, 0))
 	s.hand -= shipped
+	if shipped < units {
+		for i := range s.arrivals {
+			s.arrivals[i].missed = true
+		}
+	}
 	if !judged {
 		return
 	}
@@ -267,11 +284,13 @@ func (s *shelf) serve(units int64, price float64, judged bool, sum *tallied) {
 	sum.units += float64(units)
 	sum.shipped += float64(shipped)
 	sum.demandValue += float64(units) * price
+	sum.missedValue += float64(units-shipped) * price
 }
 
 func (s *tallied) point(target float64) Point {
 	return Point{
 		Target: target, Days: s.value / s.demandValue, LineFill: s.served / s.lines, UnitFill: s.shipped / s.units, OutPct: 100 * s.out / s.days,
+		Cycles: s.whole / s.cycles, Missed: s.missedValue / s.demandValue,
 	}
 }
 

@@ -124,7 +124,7 @@ func ReadOrders(ctx context.Context, path string, o eval.Options) (*History, eva
 }
 
 // fiveDigits is how the codes of most shops' products begin, behind a place.
-var fiveDigits = regexp.MustCompile(`^(.*/)?[0-9]{5}`) //nolint:gochecknoglobals // compiled once
+var fiveDigits = regexp.MustCompile(`^(.*/)?[0-9]{5}`)
 
 // dropCharges leaves out what is no product, where nine lines of ten say how a
 // product's code looks, and returns how many lines that were.
@@ -291,7 +291,7 @@ func tableColumns(byWeek bool) []eval.Column {
 }
 
 // wideColumn is a column that is a period: d_17, w3, m_12, 2015-03-01, 1998-01.
-var wideColumn = regexp.MustCompile(`^(?:([dwmDWM])_?(\d{1,5})|(\d{4}-\d{2}(?:-\d{2})?))$`) //nolint:gochecknoglobals // compiled once
+var wideColumn = regexp.MustCompile(`^(?:([dwmDWM])_?(\d{1,5})|(\d{4}-\d{2}(?:-\d{2})?))$`)
 
 // ReadDemand reads a table of demand: a row for each series and period, or a row for
 // each series with a column for each period. Periods are days, weeks or months, as the

@@ -99,7 +99,7 @@ func fill(h *History, test int, seed uint64, sees sight) float64 {
 	for t := test; t < h.Periods; t++ {
 		for n, i := range l.stocked {
 			before := l.shelves[n].hand
-			l.shelves[n].receive(t)
+			l.shelves[n].receive(t, false, nil)
 			if got := l.shelves[n].hand - before; got > 0 && sees == seesStock {
 				o.products[i].StockAdjust(l.at(t, 0), got, &o.setting)
 			}
@@ -126,7 +126,7 @@ func fill(h *History, test int, seed uint64, sees sight) float64 {
 			if position := float64(x.hand + x.ordered); position <= q {
 				amount := int64(math.Ceil(q + max(cover*rate, 1) - position))
 				x.ordered += amount
-				x.arrivals = append(x.arrivals, arrival{t + leadDays(seed, i, t, l.lead[n]), amount})
+				x.arrivals = append(x.arrivals, arrival{day: t + leadDays(seed, i, t, l.lead[n]), units: amount})
 			}
 		}
 	}
@@ -203,13 +203,13 @@ func signals(h *History, test int, seed uint64) Signals {
 					hear(n, s, said)
 				}
 			}
-			x.receive(t)
+			x.receive(t, false, nil)
 			if asked[n] > 0 {
 				amount := asked[n]
 				s, said := p.PurchaseOrder(morning, amount, 0, set)
 				hear(n, s, said)
 				x.ordered += amount
-				x.arrivals = append(x.arrivals, arrival{t + leadDays(seed, i, t, l.lead[n]), amount})
+				x.arrivals = append(x.arrivals, arrival{day: t + leadDays(seed, i, t, l.lead[n]), units: amount})
 				asked[n] = 0
 				if judged {
 					out.Orders++
@@ -250,7 +250,7 @@ func signals(h *History, test int, seed uint64) Signals {
 }
 
 // coldAges are the ages in days at which new series are forecast.
-var coldAges = [4]int{1, 3, 7, 28} //nolint:gochecknoglobals // a constant
+var coldAges = [4]int{1, 3, 7, 28}
 
 // Cold is the pinball loss over the demand of the 28 days that follow, for series that
 // were launched so many days before.

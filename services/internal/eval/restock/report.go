@@ -58,7 +58,15 @@ func Report(h *History, results []Result, run eval.Run) (*eval.Report, error) {
 	if len(results[0].Frontier.Points) == 0 {
 		return r, nil
 	}
-	return r, stockSection(r, results)
+	if err := stockSection(r, results); err != nil {
+		return nil, err
+	}
+	for _, x := range results {
+		if len(x.Targets) > 0 {
+			return r, targetSection(r, x.Targets)
+		}
+	}
+	return r, nil
 }
 
 // stockSection shows what service costs.

@@ -183,6 +183,33 @@ func TestAnyHistoryHasFigures(t *testing.T) {
 	}
 }
 
+// TestTargetsAreReached: steady demand is served as it is asked for, and whoever asks for
+// more gets more, of every target.
+func TestTargetsAreReached(t *testing.T) {
+	h, _, err := ReadOrders(t.Context(), file(t, []byte(orders(40, 400))), eval.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := newMethod(h, "online", h.test())
+	all := reach(h, simulate(h, own, h.test(), 1), h.test(), 1)
+	if len(all) != 3*len(targets) {
+		t.Fatalf("%d levels of three targets", len(all))
+	}
+	for i, r := range all {
+		if !(r.Reached >= 0 && r.Reached <= 1 && r.Cost >= 0) {
+			t.Errorf("%+v", r)
+		}
+		// More is reached where it is not: the window counts a whole review, and the reorder
+		// point is passed within one. Less by the chance of some hundred cycles.
+		if over := float64(r.Reached) - r.Asked; r.Target != "economic" && r.Asked >= .9 && (over < -.05 || over > .06) {
+			t.Errorf("%s of %g reached %g", r.Target, r.Asked, r.Reached)
+		}
+		if i > 0 && all[i-1].Target == r.Target && !(r.UnitFill >= all[i-1].UnitFill-.005 && r.Days >= all[i-1].Days-.1) {
+			t.Errorf("%+v after %+v", r, all[i-1])
+		}
+	}
+}
+
 func TestUnknownMethod(t *testing.T) {
 	_, err := Evaluate(context.Background(), &History{}, Config{HorizonDays: 1, Methods: []string{"magic"}}, nil)
 	if err == nil || !strings.Contains(err.Error(), "magic") || !strings.Contains(err.Error(), "tsb") {

@@ -152,7 +152,8 @@ type Signal struct {
 	LeadTimeDays      float64                `protobuf:"fixed64,14,opt,name=lead_time_days,json=leadTimeDays,proto3" json:"lead_time_days,omitempty"`
 	LeadTimeP90Days   float64                `protobuf:"fixed64,15,opt,name=lead_time_p90_days,json=leadTimeP90Days,proto3" json:"lead_time_p90_days,omitempty"`
 	// P(demand over lead time and review exceeds the inventory position).
-	Risk         float64 `protobuf:"fixed64,16,opt,name=risk,proto3" json:"risk,omitempty"`
+	Risk float64 `protobuf:"fixed64,16,opt,name=risk,proto3" json:"risk,omitempty"`
+	// Cycle service that the reorder point gives.
 	ServiceLevel float64 `protobuf:"fixed64,17,opt,name=service_level,json=serviceLevel,proto3" json:"service_level,omitempty"`
 	// Demand over lead time and review.
 	Demand        *Demand `protobuf:"bytes,18,opt,name=demand,proto3" json:"demand,omitempty"`
@@ -165,8 +166,12 @@ type Signal struct {
 	ModelVersion       string    `protobuf:"bytes,24,opt,name=model_version,json=modelVersion,proto3" json:"model_version,omitempty"`
 	SupersededSignalId string    `protobuf:"bytes,25,opt,name=superseded_signal_id,json=supersededSignalId,proto3" json:"superseded_signal_id,omitempty"`
 	Historical         bool      `protobuf:"varint,26,opt,name=historical,proto3" json:"historical,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// What the reorder point is to reach: fill-rate or economic. Empty: cycle-service.
+	Target string `protobuf:"bytes,27,opt,name=target,proto3" json:"target,omitempty"`
+	// Of such a target: the fill rate, or the service level that costs least.
+	TargetLevel   float64 `protobuf:"fixed64,28,opt,name=target_level,json=targetLevel,proto3" json:"target_level,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Signal) Reset() {
@@ -379,6 +384,20 @@ func (x *Signal) GetHistorical() bool {
 		return x.Historical
 	}
 	return false
+}
+
+func (x *Signal) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *Signal) GetTargetLevel() float64 {
+	if x != nil {
+		return x.TargetLevel
+	}
+	return 0
 }
 
 // Demand is a predictive distribution over a window.
@@ -705,8 +724,10 @@ type GetStockNeedRequest struct {
 	ProductId string                 `protobuf:"bytes,2,opt,name=product_id,json=productId,proto3" json:"product_id,omitempty"`
 	// 0: the shop's clock.
 	AtMs int64 `protobuf:"varint,3,opt,name=at_ms,json=atMs,proto3" json:"at_ms,omitempty"`
-	// Between 0 and 1; 0: the shop's.
-	ServiceLevel  float64 `protobuf:"fixed64,4,opt,name=service_level,json=serviceLevel,proto3" json:"service_level,omitempty"`
+	// Cycle service, between 0 and 1; 0: the shop's target.
+	ServiceLevel float64 `protobuf:"fixed64,4,opt,name=service_level,json=serviceLevel,proto3" json:"service_level,omitempty"`
+	// Share of units served from stock, between 0 and 1, instead of a service level.
+	FillRate      float64 `protobuf:"fixed64,5,opt,name=fill_rate,json=fillRate,proto3" json:"fill_rate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -769,6 +790,13 @@ func (x *GetStockNeedRequest) GetServiceLevel() float64 {
 	return 0
 }
 
+func (x *GetStockNeedRequest) GetFillRate() float64 {
+	if x != nil {
+		return x.FillRate
+	}
+	return 0
+}
+
 // GetStockNeedResponse is the need with its standing.
 type GetStockNeedResponse struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
@@ -781,8 +809,12 @@ type GetStockNeedResponse struct {
 	ClockMs           int64                  `protobuf:"varint,7,opt,name=clock_ms,json=clockMs,proto3" json:"clock_ms,omitempty"`
 	ModelVersion      string                 `protobuf:"bytes,8,opt,name=model_version,json=modelVersion,proto3" json:"model_version,omitempty"`
 	Reasons           []*Reason              `protobuf:"bytes,9,rep,name=reasons,proto3" json:"reasons,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// cycle-service, fill-rate or economic.
+	Target string `protobuf:"bytes,10,opt,name=target,proto3" json:"target,omitempty"`
+	// Of a cycle service and an economic target the service level, else the fill rate.
+	TargetLevel   float64 `protobuf:"fixed64,11,opt,name=target_level,json=targetLevel,proto3" json:"target_level,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetStockNeedResponse) Reset() {
@@ -876,6 +908,20 @@ func (x *GetStockNeedResponse) GetReasons() []*Reason {
 		return x.Reasons
 	}
 	return nil
+}
+
+func (x *GetStockNeedResponse) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *GetStockNeedResponse) GetTargetLevel() float64 {
+	if x != nil {
+		return x.TargetLevel
+	}
+	return 0
 }
 
 // WatchSignalsRequest chooses the shop.
@@ -981,7 +1027,7 @@ var File_sillage_restock_v1_restock_proto protoreflect.FileDescriptor
 
 const file_sillage_restock_v1_restock_proto_rawDesc = "" +
 	"\n" +
-	" sillage/restock/v1/restock.proto\x12\x12sillage.restock.v1\"\x85\b\n" +
+	" sillage/restock/v1/restock.proto\x12\x12sillage.restock.v1\"\xc0\b\n" +
 	"\x06Signal\x12\x1b\n" +
 	"\tsignal_id\x18\x01 \x01(\tR\bsignalId\x123\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1f.sillage.restock.v1.Signal.KindR\x04kind\x128\n" +
@@ -1014,7 +1060,9 @@ const file_sillage_restock_v1_restock_proto_rawDesc = "" +
 	"\x14superseded_signal_id\x18\x19 \x01(\tR\x12supersededSignalId\x12\x1e\n" +
 	"\n" +
 	"historical\x18\x1a \x01(\bR\n" +
-	"historical\"S\n" +
+	"historical\x12\x16\n" +
+	"\x06target\x18\x1b \x01(\tR\x06target\x12!\n" +
+	"\ftarget_level\x18\x1c \x01(\x01R\vtargetLevel\"S\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vKIND_RAISED\x10\x01\x12\x10\n" +
@@ -1048,13 +1096,14 @@ const file_sillage_restock_v1_restock_proto_rawDesc = "" +
 	"\vstock_known\x18\x05 \x01(\bR\n" +
 	"stockKnown\x12\x19\n" +
 	"\bclock_ms\x18\x06 \x01(\x03R\aclockMs\x12#\n" +
-	"\rmodel_version\x18\a \x01(\tR\fmodelVersion\"\x82\x01\n" +
+	"\rmodel_version\x18\a \x01(\tR\fmodelVersion\"\x9f\x01\n" +
 	"\x13GetStockNeedRequest\x12\x12\n" +
 	"\x04shop\x18\x01 \x01(\tR\x04shop\x12\x1d\n" +
 	"\n" +
 	"product_id\x18\x02 \x01(\tR\tproductId\x12\x13\n" +
 	"\x05at_ms\x18\x03 \x01(\x03R\x04atMs\x12#\n" +
-	"\rservice_level\x18\x04 \x01(\x01R\fserviceLevel\"\xed\x02\n" +
+	"\rservice_level\x18\x04 \x01(\x01R\fserviceLevel\x12\x1b\n" +
+	"\tfill_rate\x18\x05 \x01(\x01R\bfillRate\"\xa8\x03\n" +
 	"\x14GetStockNeedResponse\x12\x1d\n" +
 	"\n" +
 	"product_id\x18\x01 \x01(\tR\tproductId\x12\x12\n" +
@@ -1065,7 +1114,10 @@ const file_sillage_restock_v1_restock_proto_rawDesc = "" +
 	"\x12inventory_position\x18\x06 \x01(\x03R\x11inventoryPosition\x12\x19\n" +
 	"\bclock_ms\x18\a \x01(\x03R\aclockMs\x12#\n" +
 	"\rmodel_version\x18\b \x01(\tR\fmodelVersion\x124\n" +
-	"\areasons\x18\t \x03(\v2\x1a.sillage.restock.v1.ReasonR\areasons\"I\n" +
+	"\areasons\x18\t \x03(\v2\x1a.sillage.restock.v1.ReasonR\areasons\x12\x16\n" +
+	"\x06target\x18\n" +
+	" \x01(\tR\x06target\x12!\n" +
+	"\ftarget_level\x18\v \x01(\x01R\vtargetLevel\"I\n" +
 	"\x13WatchSignalsRequest\x12\x12\n" +
 	"\x04shop\x18\x01 \x01(\tR\x04shop\x12\x1e\n" +
 	"\n" +
