@@ -66,6 +66,8 @@ type Fitter struct {
 	lessons lessons
 	means   Features // of the features of closed labels, running
 	meansN  float64
+	anchor  float64 // what makes as many of closed labels leave by the weights as by the base score, running
+	slope   float64 // of that
 	week    int       // latest step in which a label opened that has closed
 	over    int       // latest whose lesson is over
 	open    [2]lesson // of week, and of the one before
@@ -152,6 +154,7 @@ func (f *Fitter) Learn(stat Stat, c FitterConfig, s *Setting) (Model, bool) {
 	if f.first == 0 {
 		f.first, f.now = day, day
 		f.setting = Setting{Params: s.Params, Value: s.Value}
+		f.slope = .15
 		f.lessons.begin(day)
 	}
 	f.lessons.level.cfg = c.Learn
@@ -207,18 +210,34 @@ func (f *Fitter) close(e *Example, c FitterConfig, s *Setting, horizon float64) 
 	for i, v := range features {
 		f.means[i] += (v - f.means[i]) / f.meansN
 	}
-	if lesson != nil {
-		// What was said when the label opened, or what is tried now where nothing was.
-		was, said := float64(e.Base), float64(e.Base)
-		if e.Said != nil {
-			said = float64(*e.Said)
-		} else if t := f.setting.Study.Trial; t != nil {
-			was, said = base, base+t.Intercept+t.Weights.dot(&features)
+	features.less(&f.means)
+	// What was said when the label opened, or what is tried now where nothing was.
+	was, said := float64(e.Base), float64(e.Base)
+	if t := f.setting.Study.Trial; t != nil {
+		tried := f.anchored(base, base+t.Weights.dot(&features))
+		if e.Said == nil {
+			was, said = base, tried
 		}
+	}
+	if e.Said != nil {
+		said = float64(*e.Said)
+	}
+	if lesson != nil {
 		lesson.add(was, said, e.Churned, float64(e.Spent), float64(e.Expected))
 	}
-	features.less(&f.means)
 	f.lessons.learner.Learn(&features, base, e.Churned, 1)
+}
+
+// anchored adds to a corrected logit of a closed label what keeps the mean of all at
+// that of the base scores. The intercept of the trial does not: it is of customers
+// as they are now, and labels are of those of a horizon ago.
+func (f *Fitter) anchored(base, corrected float64) float64 {
+	said := corrected + f.anchor
+	p := sigmoid(said)
+	f.slope += (p*(1-p) - f.slope) / meanMemory
+	f.anchor += (sigmoid(base) - p) / (meanMemory * max(f.slope, .02))
+	f.anchor = min(max(f.anchor, -4), 4)
+	return said
 }
 
 // lesson returns the one that labels of a day belong to, nil where it is over. A
