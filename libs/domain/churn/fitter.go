@@ -66,8 +66,8 @@ type Fitter struct {
 	lessons lessons
 	means   Features // of the features of closed labels, running
 	meansN  float64
-	anchor  float64 // what makes as many of closed labels leave by the weights as by the base score, running
-	slope   float64 // of that
+	anchor  float64   // what makes as many of closed labels leave by the weights as by the base score, running
+	slope   float64   // of that
 	week    int       // latest step in which a label opened that has closed
 	over    int       // latest whose lesson is over
 	open    [2]lesson // of week, and of the one before
