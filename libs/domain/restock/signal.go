@@ -131,6 +131,9 @@ type outlook struct {
 	inTime   int64 // units on order that count
 	risk     float64
 	goal     goal
+
+	awaited  bool // arrivals are known
+	arrivals [2]float64
 }
 
 func (p *Product) outlook(now int64, s *Setting) outlook {
@@ -303,7 +306,10 @@ func (o *outlook) outWithin(d float64, available int64, q float64) bool {
 // units that are there for demand until then, while each returns true.
 func (p *Product) stretches(o *outlook, each func(from, to float64, available int64) bool) {
 	available := int64(p.onHand) - int64(p.reserved)
-	a, b := o.arrival(p.oldest), o.arrival(p.others)
+	if !o.awaited { // dear where no date was given, and the same for all that is asked of one outlook
+		o.awaited, o.arrivals = true, [2]float64{o.arrival(p.oldest), o.arrival(p.others)}
+	}
+	a, b := o.arrivals[0], o.arrivals[1]
 	arrivals := [3]struct {
 		in    float64
 		units uint32
@@ -356,16 +362,36 @@ func (p *Product) plan(o *outlook, s *Setting) plan {
 
 // urgency is the severity that a signal would have.
 func (p *Product) urgency(o *outlook) Severity {
-	switch {
-	case p.onHand-p.reserved <= 0 || p.outBefore(o, .5, o.points[0]):
-		return Critical
-	case p.outBefore(o, .5, o.lead.Mean):
-		return High
-	case p.outBefore(o, .1, o.lead.Mean):
-		return Medium
-	default:
-		return Low
+	for v := Critical; v > Low; v-- {
+		if p.urgent(o, v) {
+			return v
+		}
 	}
+	return Low
+}
+
+// urgent tells whether a signal would be of a severity, if of no higher one.
+func (p *Product) urgent(o *outlook, v Severity) bool {
+	switch v {
+	case Critical:
+		return p.onHand-p.reserved <= 0 || p.outBefore(o, .5, o.points[0])
+	case High:
+		return p.outBefore(o, .5, o.lead.Mean)
+	case Medium:
+		return p.outBefore(o, .1, o.lead.Mean)
+	}
+	return true
+}
+
+// worse tells whether a signal would be more severe than the one that stands, without
+// asking whether it would be less.
+func (p *Product) worse(o *outlook) bool {
+	for v := Critical; v > p.severity; v-- {
+		if p.urgent(o, v) {
+			return true
+		}
+	}
+	return false
 }
 
 // quantities fills in what to order: S less the position, not beyond the longest cover or
@@ -415,7 +441,7 @@ func (p *Product) verdict(o *outlook, c cause, s *Setting) Kind {
 		return Withdrawn
 	case c == causeOrder && lack < trigger && o.goal.target != CycleService:
 		return Withdrawn // what was asked for was ordered
-	case p.urgency(o) > p.severity:
+	case p.worse(o):
 		return Updated
 	}
 	var x plan

@@ -142,7 +142,7 @@ func (c upConfig) modelFile() (string, error) {
 
 func (c upConfig) restock() restock.Config {
 	p := restock.DefaultConfig()
-	p.Timezone, p.ServiceLevel = c.Timezone, c.ServiceLevel
+	p.Timezone, p.ServiceLevel, p.Pinned = c.Timezone, c.ServiceLevel, c.Models != learnt
 	return p
 }
 
