@@ -21,7 +21,7 @@ const (
 // bits is a set of items.
 type bits []uint64
 
-func (b bits) has(i uint32) bool { return int(i>>6) < len(b) && b[i>>6]>>(i&63)&1 != 0 }
+func (b *bits) has(i uint32) bool { return int(i>>6) < len(*b) && (*b)[i>>6]>>(i&63)&1 != 0 }
 
 func (b *bits) put(i uint32, in bool) {
 	if !in && int(i>>6) >= len(*b) {

@@ -180,7 +180,8 @@ func (x *Index) describe(q *Query, s *Scratch) {
 	ahead := uint32(0) // all at once: see fetch
 	for k := range s.cands {
 		c := &s.cands[k]
-		ahead += x.items[c.item].sessions
+		it := &x.items[c.item]
+		ahead += it.sessions + math.Float32bits(it.count[Week]) // its first line and its second
 		for f := range most {
 			most[f] = max(most[f], c.from[f])
 		}

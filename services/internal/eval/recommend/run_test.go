@@ -329,8 +329,14 @@ func FuzzRead(f *testing.F) {
 	cfg := small()
 	cfg.Index.MaxItems, cfg.Index.MaxSessions = 100, 50
 	f.Fuzz(func(t *testing.T, content []byte) {
-		l, _, err := Read(context.Background(), file(t, string(content)), DefaultReading(), eval.Options{})
-		if err != nil || l.Clicks > 2000 {
+		r := DefaultReading()
+		r.Hold = 1 + len(content)%5*10 // in memory or not
+		l, _, err := Read(context.Background(), file(t, string(content)), r, eval.Options{})
+		if err != nil {
+			return
+		}
+		defer l.Close()
+		if l.Clicks > 2000 {
 			return
 		}
 		for _, mode := range []Mode{Frozen, Online} {

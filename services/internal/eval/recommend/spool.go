@@ -362,7 +362,7 @@ func (b *bits) set(i int64) {
 	(*b)[i>>6] |= 1 << (i & 63)
 }
 
-func (b bits) has(i int64) bool { return i>>6 < int64(len(b)) && b[i>>6]>>(i&63)&1 == 1 }
+func (b *bits) has(i int64) bool { return i>>6 < int64(len(*b)) && (*b)[i>>6]>>(i&63)&1 == 1 }
 
 // openSession is a session that may go on.
 type openSession struct {
