@@ -10,6 +10,13 @@
 //
 // A customer is named by the profile id; who holds the shop's identity secret,
 // or asks GetRisk by user_id, maps a user to it. Who is not known (a device) is
-// no customer. Parameters are the shipped ones, or those of a model file
-// (sillage model fit): nothing is fitted while it runs.
+// no customer.
+//
+// It learns while it runs. Of each customer of a sample one label is open; what it
+// says when it opens and closes goes to churn.stats.v1, where churn.fitter folds it,
+// one entity a shop, and broadcasts a model into every partition of activity.v1 when
+// one is worth saying. It decides from where it stands in the log; until the first
+// one the shipped model does. A customer who sleeps is looked at every 30 days, so a
+// model reaches everybody by then. Where a model is pinned (Config.Pinned, ModelFile)
+// nothing is told and nothing is listened to.
 package churn

@@ -1,9 +1,11 @@
 package churn
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"runtime"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -221,6 +223,56 @@ func BenchmarkSnapshot(b *testing.B) {
 			}
 			done(b.N)
 			b.ReportMetric(float64(t.Open()), "open-labels")
+		})
+	}
+}
+
+// BenchmarkFitter is what a stat costs a fitter of so many customers, fits and
+// corrections included, and how long it is when packed.
+func BenchmarkFitter(b *testing.B) {
+	for _, n := range []int{1_000, 10_000, 40_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			rnd := newRand(5)
+			config := DefaultFitterConfig()
+			s := DefaultSetting()
+			var stats []Stat
+			for i := range n {
+				var c Customer
+				var l Label
+				day := int(rnd.uniform() * 90)
+				c.Order(noon(day), noon(day), 20e6, "EUR", &s)
+				for {
+					at, ok := l.Next(&c, draw(i), c.LastOrder(), &s)
+					if !ok || at > noon(400) {
+						break
+					}
+					if stat, ok := l.Turn(&c, draw(i), at, &s); ok {
+						stats = append(stats, stat)
+					}
+					if rnd.uniform() < .6 {
+						when := at + int64(rnd.uniform()*80)*dayMicros
+						c.Order(when, when, int64(1e6+rnd.uniform()*50e6), "EUR", &s)
+					}
+				}
+			}
+			slices.SortStableFunc(stats, func(a, b Stat) int { return cmp.Compare(a.At, b.At) })
+			var f Fitter
+			done := cpu(b)
+			var folded int
+			for b.Loop() {
+				f = Fitter{}
+				for _, stat := range stats {
+					f.Learn(stat, config, &s)
+				}
+				folded += len(stats)
+			}
+			done(folded)
+			packed, err := f.MarshalBinary()
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(len(packed)), "packed-B")
+			b.ReportMetric(float64(len(f.cells)), "cells")
 		})
 	}
 }

@@ -330,7 +330,16 @@ type decayed uint16
 
 const decayedUnit = 256
 
-func (d decayed) value() float64          { return float64(d) / decayedUnit }
+func (d decayed) value() float64 { return float64(d) / decayedUnit }
+
+// log is the logarithm of 1 and what is left of the count.
+func (d decayed) log(left float64) float64 {
+	if d == 0 {
+		return 0
+	}
+	return math.Log(1 + d.value()*left)
+}
+
 func (d decayed) times(f float64) decayed { return decayed(math.Round(float64(d) * f)) }
 func (d decayed) plus(v float64) decayed {
 	if !(v > 0) {

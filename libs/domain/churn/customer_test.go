@@ -89,7 +89,7 @@ func TestOrderAtTheDue(t *testing.T) {
 	s := DefaultSetting()
 	var c Customer
 	c.Order(noon(0), noon(0), 1e6, "EUR", &s)
-	due := c.due(&s)
+	due, _ := c.due(&s, noon(400))
 	at := c
 	at.Order(due, due, 1e6, "EUR", &s) // records come before wake-ups
 	if a, ok := at.Wake(due, 0, &s); ok {
@@ -105,6 +105,48 @@ func TestOrderAtTheDue(t *testing.T) {
 	if a, ok := after.Order(due+second, due+second, 1e6, "EUR", &s); !ok || a.Kind != Recovered {
 		t.Errorf("%+v (%t), want RECOVERED", a, ok)
 	}
+}
+
+// TestWhoIsLookedAtOftenIsRaisedOnTime: looking ahead by a little at a time finds the
+// moment that looking at all of the future finds.
+func TestWhoIsLookedAtOftenIsRaisedOnTime(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := DefaultSetting()
+		s.Params = anyParams(t)
+		if rapid.Bool().Draw(t, "corrected") {
+			s.Correction = &Correction{Intercept: rapid.Float64Range(-2, 2).Draw(t, "intercept")}
+			for i := range s.Correction.Weights {
+				s.Correction.Weights[i] = rapid.Float64Range(-.5, .5).Draw(t, "weight")
+			}
+		}
+		s.Policy.SleepDays = rapid.Float64Range(1, 60).Draw(t, "sleep")
+		var c Customer
+		day := 0
+		for range rapid.IntRange(1, 8).Draw(t, "orders") {
+			day += rapid.IntRange(1, 90).Draw(t, "gap")
+			c.Order(noon(day), noon(day), 20e6, "EUR", &s)
+			c.Behave(noon(day), Behaviour{Visits: 2})
+		}
+		want, ok := c.due(&s, noon(day+400))
+		if !ok {
+			t.Fatal("never raised")
+		}
+		now := c.LastOrder()
+		for range 500 {
+			next, ok := c.NextWake(now, &s)
+			if !ok || next < now {
+				t.Fatalf("the next look is at %d (%t), now is %d", next, ok, now)
+			}
+			now = next
+			if a, ok := c.Wake(now, 0, &s); ok {
+				if a.Due != now || now != want {
+					t.Errorf("raised after %.6f days, want %.6f", days(now-c.LastOrder()), days(want-c.LastOrder()))
+				}
+				return
+			}
+		}
+		t.Fatal("looked 500 times")
+	})
 }
 
 func TestQuietRuleAndBackstop(t *testing.T) {

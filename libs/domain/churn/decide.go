@@ -107,18 +107,35 @@ type Alert struct {
 	OrderValue   int64   // Recovered: of the order, in micros
 }
 
-// due returns when the customer is to be raised: at the instant when the silence
-// is that of the crossing, and long enough by the quiet rule; at the maximum
-// silence whatever the score.
-func (c *Customer) due(s *Setting) int64 {
+// due returns when the customer is to be raised, and false if that is not before an
+// instant: when the silence is that of the crossing, and long enough by the quiet
+// rule; at the maximum silence whatever the score. Most answers are false, and take
+// one score and no search.
+func (c *Customer) due(s *Setting, until int64) (int64, bool) {
 	h := c.History(0, s).after()
 	p := s.Policy
-	silence := p.MaxSilence
-	quiet := max(p.QuietDays, s.Params.NextOrderQuantile(h, p.QuietQuantile))
-	if at, ok := c.crossing(h, quiet, s); ok {
-		silence = min(silence, at)
+	last := c.LastOrder()
+	limit := days(s.Observed.span(last, until)) + 1./86400
+	if limit < p.MaxSilence {
+		switch {
+		case limit < p.QuietDays, 1-s.Params.pSilent(h, limit) < p.QuietQuantile:
+			return 0, false // it is quiet until then
+		case s.Correction == nil && s.Params.Score(h.at(limit), s.horizon()) < p.Theta:
+			return 0, false // what the score falls to and rises from lies before
+		}
 	}
-	return s.Observed.after(c.LastOrder(), int64(math.Ceil(silence*float64(dayMicros))))
+	quiet := max(p.QuietDays, s.Params.NextOrderQuantile(h, p.QuietQuantile))
+	silence, ok := c.crossing(h, quiet, min(limit, p.MaxSilence), s)
+	switch {
+	case ok:
+		silence = min(silence, p.MaxSilence)
+	case limit < p.MaxSilence:
+		return 0, false
+	default:
+		silence = p.MaxSilence
+	}
+	at := s.Observed.after(last, int64(math.Ceil(silence*float64(dayMicros))))
+	return at, at <= until
 }
 
 // Crossing returns the instant at which the score reaches the threshold if the
@@ -128,7 +145,7 @@ func (c *Customer) Crossing(s *Setting) (int64, bool) {
 	if c.first == 0 {
 		return 0, false
 	}
-	silence, ok := c.crossing(c.History(0, s).after(), 0, s)
+	silence, ok := c.crossing(c.History(0, s).after(), 0, s.Policy.MaxSilence, s)
 	if !ok {
 		return 0, false
 	}
@@ -136,13 +153,14 @@ func (c *Customer) Crossing(s *Setting) (int64, bool) {
 }
 
 // crossing returns the days of silence, at least quiet, at which the score
-// reaches the threshold, and false if that is not before the maximum silence.
+// reaches the threshold, and false if a corrected one does not before a limit, or
+// another one never.
 //
 // The corrected score need not grow with silence: the first crossing after the
 // quiet time counts, looked for in steps of a fifth of the silence, at least a
 // day, and then closed in on down to a second or
 // a millionth of the score.
-func (c *Customer) crossing(h History, quiet float64, s *Setting) (float64, bool) {
+func (c *Customer) crossing(h History, quiet, limit float64, s *Setting) (float64, bool) {
 	p := s.Policy
 	if s.Correction == nil {
 		age, ok := s.Params.Crossing(h, p.Theta, s.horizon())
@@ -153,52 +171,37 @@ func (c *Customer) crossing(h History, quiet float64, s *Setting) (float64, bool
 		return s.score(c, h.at(silence), last+int64(silence*float64(dayMicros))) - p.Theta
 	}
 	low := quiet
+	if low >= limit {
+		return 0, false
+	}
 	below := above(low)
 	if below >= 0 {
 		return quiet, true
 	}
-	for low < p.MaxSilence {
+	for low < limit {
 		high := min(p.MaxSilence, low+max(1, low/5))
 		over := above(high)
-		if over < 0 {
-			low, below = high, over
-			continue
+		if over >= 0 {
+			return root(above, low, below, high, over, 1./86400, 1e-6), true
 		}
-		// False position, the side that stays being halved (Illinois): a third of the
-		// evaluations that bisection needs. Every fourth step bisects all the same.
-		kept := 0
-		for i := 1; high-low > 1./86400 && over > 1e-6; i++ {
-			at := low + (high-low)*below/(below-over)
-			if i%4 == 0 || !(at > low && at < high) {
-				at = low + (high-low)/2
-			}
-			if v := above(at); v >= 0 {
-				if high, over = at, v; kept == 1 {
-					below /= 2
-				}
-				kept = 1
-			} else {
-				if low, below = at, v; kept == -1 {
-					over /= 2
-				}
-				kept = -1
-			}
-		}
-		return high, true
+		low, below = high, over
 	}
 	return 0, false
 }
 
 // NextWake returns when to look at the customer next, and false if that is not
 // before a further fact. It is never before now, nor longer than the policy's
-// sleep away: refits and late unobserved intervals are seen by then. It is to be
-// asked after every call that changes the customer.
+// sleep away: another model and late unobserved intervals are seen by then. It is
+// to be asked after every call that changes the customer.
 func (c *Customer) NextWake(now int64, s *Setting) (int64, bool) {
 	if c.first == 0 || c.objected || c.state != stateNone {
 		return 0, false
 	}
 	sleep := now + int64(s.Policy.SleepDays*float64(dayMicros))
-	return max(now, min(c.due(s), sleep)), true
+	if at, ok := c.due(s, sleep); ok {
+		return max(now, at), true
+	}
+	return sleep, true
 }
 
 // Wake decides at a wake-up: it raises the customer if that is due. The draw is a
@@ -206,7 +209,10 @@ func (c *Customer) NextWake(now int64, s *Setting) (int64, bool) {
 // arm. A wake-up that comes early changes nothing, and [Customer.NextWake] tells
 // when to come again.
 func (c *Customer) Wake(now int64, draw uint64, s *Setting) (Alert, bool) {
-	if c.first == 0 || c.objected || c.state != stateNone || now < c.due(s) {
+	if c.first == 0 || c.objected || c.state != stateNone {
+		return Alert{}, false
+	}
+	if _, ok := c.due(s, now); !ok {
 		return Alert{}, false
 	}
 	a := c.describe(Raised, now, s)

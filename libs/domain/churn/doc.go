@@ -36,6 +36,13 @@
 // its running Brier score beats the base's, and as much as its record says. The
 // result is a [Setting], which is all that a score or a decision reads.
 //
+// While a shop runs nobody holds an array of its customers. A [Fitter] learns the
+// same lessons from one label a customer: a [Label] notes what is known of him on a
+// day that a hash of his key fixes, says it in a [Stat], says what became of him when
+// the horizon is over, and opens again. The Fitter folds stats one by one in any
+// order, fits the base model to a histogram of the histories in the open labels, and
+// returns a [Model] when one is worth saying. Of a great shop it halves the sample.
+//
 // # Customer
 //
 // [Customer] is the whole state of one customer, [StateBytes] long when packed:
@@ -49,6 +56,9 @@
 //	minutes, searches, carts, reactions to mails        16
 //	episode, raised at, raised with, refunds            14
 //	and the sum of squares of the logs of gaps           4
+//
+// and of a customer of the sample [LabelBytes] more. A packed Fitter is of 50 kB at
+// most.
 //
 // All orders of a local day are one transaction, at the instant of the first.
 // Facts and wake-ups come in time order; silence is counted in observed time
@@ -64,6 +74,6 @@
 //
 // # Concurrency
 //
-// Functions are pure. A Customer and a Trainer are plain data and need their
-// caller's care when shared; [Setting] is only read.
+// Functions are pure. A Customer, a Trainer and a Fitter are plain data and need
+// their caller's care when shared; [Setting] is only read.
 package churn

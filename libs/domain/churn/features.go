@@ -89,17 +89,19 @@ func (c *Customer) features(h History, now int64, s *Setting) Features {
 	}
 	if c.behaved != 0 {
 		d := max(0, days(now-int64(c.behaved)*second))
-		fast, slow := math.Exp2(-d/weekHalf), math.Exp2(-d/quarterHalf)
-		f[featWeek] = math.Log1p(c.week.value() * fast)
-		f[featQuarter] = math.Log1p(c.quarter.value() * slow)
 		f[featVisit] = math.Log((d + 3) / 30)
-		f[featMinutes] = math.Log1p(c.minutes.value()*slow) / 2
-		f[featSearches] = math.Log1p(c.searches.value() * slow)
-		f[featCarts] = math.Log1p(c.carts.value() * slow)
-		f[featMails] = math.Log1p(c.mails.value() * slow)
+		slow := math.Exp(-d * math.Ln2 / quarterHalf)
+		if c.week != 0 {
+			f[featWeek] = math.Log(1 + c.week.value()*math.Exp(-d*math.Ln2/weekHalf))
+		}
+		f[featQuarter] = c.quarter.log(slow)
+		f[featMinutes] = c.minutes.log(slow) / 2
+		f[featSearches] = c.searches.log(slow)
+		f[featCarts] = c.carts.log(slow)
+		f[featMails] = c.mails.log(slow)
 	}
 	if c.refunds > 0 {
-		f[featRefunds] = math.Log1p(float64(c.refunds) / (x + 1))
+		f[featRefunds] = math.Log(1 + float64(c.refunds)/(x+1))
 	}
 	return f
 }
@@ -108,7 +110,7 @@ func (c *Customer) features(h History, now int64, s *Setting) Features {
 func (h History) features(horizon float64) Features {
 	var f Features
 	x, silence := float64(h.X), h.Age-h.Recency
-	f[featOrders] = math.Log1p(x)
+	f[featOrders] = math.Log(1 + x)
 	f[featSilence] = math.Log((silence + 3) / 30)
 	f[featAge] = math.Log((h.Age + 7) / 90)
 	if h.X > 0 {
@@ -117,7 +119,7 @@ func (h History) features(horizon float64) Features {
 	} else {
 		f[featSingle] = 1
 	}
-	f[featHorizon] = math.Tanh((silence - horizon) / 20)
+	f[featHorizon] = 1 - 2/(math.Exp((silence-horizon)/10)+1) // tanh of a twentieth
 	return f
 }
 
@@ -166,11 +168,11 @@ func (s *Setting) horizon() float64 {
 
 // score returns the corrected score of a customer who has ordered.
 func (s *Setting) score(c *Customer, h History, now int64) float64 {
-	base := s.base(h)
+	left := s.Params.returns(h, s.horizon())
 	if s.Correction == nil {
-		return base
+		return 1 - left
 	}
-	l := logit(base)
+	l := odds(1-left, left)
 	return sigmoid(l + s.correct(c, h, now, l))
 }
 

@@ -65,7 +65,7 @@ func (f *Fitter) AppendBinary(b []byte) ([]byte, error) {
 		p.f(c.day, c.said, c.was)
 	}
 	p.f(f.means[:]...)
-	p.f(f.meansN)
+	p.f(f.meansN, f.anchor, f.slope)
 	p.i(int64(f.week))
 	p.i(int64(f.over))
 	for _, l := range f.open {
@@ -251,7 +251,7 @@ func (f *Fitter) unpack(u *unpacker) {
 		v.closed = append(v.closed, c)
 	}
 	u.fs(f.means[:])
-	u.f(&f.meansN)
+	u.f(&f.meansN, &f.anchor, &f.slope)
 	f.week, f.over = int(u.i()), int(u.i())
 	for i := range f.open {
 		l := &f.open[i]

@@ -231,9 +231,9 @@ func (l *Label) close(c *Customer, sec, horizon int64, gone bool, s *Setting) *E
 	return e
 }
 
-// asked of the hashes' last bits: one of eight customers is asked for the spend of
+// asked of the hashes' last bits: one of sixteen customers is asked for the spend of
 // the horizon, because that costs more than all the rest.
-const asked = 7
+const asked = 15
 
 func (l *Label) open(c *Customer, draw uint64, sec int64, s *Setting) *Opening {
 	now := sec * second
@@ -265,7 +265,7 @@ func (l *Label) AppendBinary(b []byte) ([]byte, error) {
 		return b, nil
 	}
 	le := binary.LittleEndian
-	b = l.Snapshot.append(append(b, labelVersion))
+	b = l.append(append(b, labelVersion))
 	b = le.AppendUint32(b, l.opened)
 	b = le.AppendUint32(b, math.Float32bits(l.base))
 	b = le.AppendUint32(b, math.Float32bits(l.said))
@@ -284,7 +284,7 @@ func (l *Label) UnmarshalBinary(b []byte) error {
 	}
 	r := reader(b[1:])
 	var n Label
-	n.Snapshot.read(&r)
+	n.read(&r)
 	n.opened = r.u32()
 	n.base, n.said = math.Float32frombits(r.u32()), math.Float32frombits(r.u32())
 	n.total, n.expected = int64(r.u64()), math.Float32frombits(r.u32())
@@ -345,12 +345,12 @@ func (s *Stat) AppendBinary(b []byte) ([]byte, error) {
 		}
 		p[len(b)+1] |= set
 		p.u(uint64(e.Opened))
-		p = e.Snapshot.append(p)
+		p = e.append(p)
 		p.f32(e.Base, said, e.Expected, e.Spent)
 	}
 	if o := s.Opened; o != nil {
 		p[len(b)+1] |= statOpens
-		p = o.Snapshot.append(p)
+		p = o.append(p)
 		p.f32(o.Base, o.Mean)
 	}
 	return p, nil

@@ -19,9 +19,11 @@ type Policy struct {
 }
 
 // DefaultPolicy returns a threshold of .8 over 90 days with the quiet rule that
-// was measured with it: 14 days and the 30 % quantile of the customer's own gap.
+// was measured with it: 14 days and the 30 % quantile of the customer's own gap. A
+// customer who sleeps is looked at every 30 days, which is how long a new model may
+// take to reach him: it costs a score, and no record.
 func DefaultPolicy() Policy {
-	return Policy{Theta: .8, HorizonDays: 90, QuietDays: 14, QuietQuantile: .3, MaxSilence: 365, SleepDays: 90, Holdout: .1, HighRisk: .9}
+	return Policy{Theta: .8, HorizonDays: 90, QuietDays: 14, QuietQuantile: .3, MaxSilence: 365, SleepDays: 30, Holdout: .1, HighRisk: .9}
 }
 
 // Validate reports every setting outside its range.

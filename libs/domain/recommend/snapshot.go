@@ -374,22 +374,52 @@ func (x *Index) restoreEdges(d *decoder, r relation) {
 		if n > 0 && n <= near.cap {
 			near.enlarge(l, near.classOf(n))
 		}
-		const size = 20
-		d.each(n, size, func(_ int, b []byte) {
-			word := binary.LittleEndian.Uint32
-			x := edge{word(b), strength{
-				math.Float32frombits(word(b[8:])), math.Float32frombits(word(b[12:])), math.Float32frombits(word(b[16:])), word(b[4:]),
-			}}
-			if low, high := min(x.step, x.ahead, x.behind), max(x.step, x.ahead, x.behind); !(low >= 0 && high <= math.MaxFloat32) {
-				d.fail("a weight of %g or %g", low, high)
+		for n > 0 {
+			k := min(n, chunk/edgeBytes)
+			if !d.need(k * edgeBytes) {
+				return
 			}
-			near.append(l, x)
-		})
+			d.edges(d.take(k*edgeBytes), near, l)
+			n -= k
+		}
 		if d.err != nil {
 			return
 		}
 	}
 }
+
+// edgeBytes is what a neighbour takes in a snapshot.
+const edgeBytes = 20
+
+// edges reads whole neighbours to the end of a list. There are millions of them.
+func (d *decoder) edges(b []byte, near *edges, l *list) {
+	word := binary.LittleEndian.Uint32
+	room := near.size(l.class) - int(l.n)
+	direct := len(b)/edgeBytes <= room
+	at := int(l.off) + int(l.n)
+	for ; len(b) >= edgeBytes; b = b[edgeBytes:] {
+		step, ahead, behind := word(b[8:]), word(b[12:]), word(b[16:])
+		// The bits of numbers that are not negative and finite are below those of
+		// the infinity.
+		if max(step, ahead, behind) >= infinity {
+			d.fail("weights of %g, %g and %g", math.Float32frombits(step), math.Float32frombits(ahead), math.Float32frombits(behind))
+			return
+		}
+		to, s := word(b), strength{math.Float32frombits(step), math.Float32frombits(ahead), math.Float32frombits(behind), word(b[4:])}
+		if !direct { // under a smaller cap
+			near.append(l, edge{to, s})
+			continue
+		}
+		near.to[at], near.w[at] = to, s
+		at++
+	}
+	if direct {
+		l.n = uint16(at - int(l.off))
+	}
+}
+
+// infinity are the bits of the single-precision one.
+const infinity = 0x7f800000
 
 // reserve returns an empty slice with room for what a snapshot says it needs, and
 // at most for what may be believed.
@@ -469,7 +499,11 @@ func (x *Index) check(d *decoder) {
 	if d.err != nil {
 		return
 	}
-	good := func(i uint32) bool { return int(i) < len(x.items) && x.items[i].used }
+	var used bits
+	for i := range x.items {
+		used.put(uint32(i), x.items[i].used)
+	}
+	good := used.has
 	for s := range x.visits {
 		for _, i := range x.run(s) {
 			if !good(i) {

@@ -4,7 +4,9 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -586,6 +588,18 @@ func TestAskSavesWhatItSells(t *testing.T) {
 	}
 }
 
+// processTime is what this process has used of processors: wall time says little on a
+// machine that others use.
+func processTime(b *testing.B) time.Duration {
+	b.Helper()
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
+// BenchmarkNeed: what one decision costs, without allocation.
 func BenchmarkNeed(b *testing.B) {
 	for _, target := range []Target{CycleService, FillRate, Economic} {
 		for _, layered := range []bool{false, true} {
@@ -604,9 +618,11 @@ func BenchmarkNeed(b *testing.B) {
 			b.Run(name, func(b *testing.B) {
 				b.ReportAllocs()
 				var n Need
+				before := processTime(b)
 				for b.Loop() {
 					n = p.Need(noon(120), 0, &s)
 				}
+				b.ReportMetric(float64(processTime(b)-before)/float64(b.N)/1e3, "cpu-us/each")
 				if n.Units < 1 {
 					b.Fatal(n)
 				}

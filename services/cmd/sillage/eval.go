@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -27,7 +28,20 @@ a file without a header line. --json prints one object a line,
 --report DIR writes a page with plots that needs no network, and the plots as PNG files.`,
 	}
 	c.AddCommand(evalRecommendCommand(), evalChurnCommand(), evalRestockCommand())
+	for _, sub := range c.Commands() {
+		run := sub.RunE
+		sub.RunE = func(c *cobra.Command, args []string) error { return interrupted(run(c, args)) }
+	}
 	return c
+}
+
+// interrupted says what a run that was told to stop leaves: a shell that only
+// falls silent leaves one to wonder.
+func interrupted(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return errors.New("interrupted: no result, no report, and no temporary file is left")
+	}
+	return err
 }
 
 // evalFlags are the flags that all evaluations have.

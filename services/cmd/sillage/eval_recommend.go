@@ -38,8 +38,15 @@ Two kinds of files are read:
 
 The mode frozen learns from all sessions before and then moves nothing, as papers do; online
 predicts, scores and then learns each event, in time order, as production does. Both score the same
-cases. Names of columns for --map: ts, session, visitor, item, kind, split, position; or split,
+cases. Of more scored sessions than --score so many are drawn.
+
+Clicks beyond --hold go to temporary files in TMPDIR, 42 bytes each, so that a file of any length can
+be read; they have no name there and are gone however this ends. Names of columns for --map: ts, session, visitor, item, kind, split, position; or split,
 session_no, items.`,
+		Example: `  sillage eval recommend --sessions clicks.csv.gz --method all --report report
+  sillage eval recommend --sessions clicks.csv --mode online --test-days 2 --map session=visit --json
+  sillage eval recommend --sessions yoochoose-clicks.dat --header session,ts,item,category --test-days 1
+  TMPDIR=/big sillage eval recommend --sessions a-year-of-clicks.csv.gz`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return o.measure(c.Context(), c.OutOrStdout(), c.ErrOrStderr())
 		},

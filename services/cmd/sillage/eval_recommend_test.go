@@ -2,7 +2,10 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -122,5 +125,27 @@ func TestCommandLine(t *testing.T) {
 	got := commandLine([]string{"/usr/bin/sillage", "eval", "--map", "a=b c", "it's", ""})
 	if want := `sillage eval --map 'a=b c' 'it'\''s' ''`; got != want {
 		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// Told to stop, an evaluation says that it was, and leaves nothing behind.
+func TestEvalIsInterrupted(t *testing.T) {
+	path := sessionFile(t)
+	dir := filepath.Join(t.TempDir(), "report")
+	t.Setenv("TMPDIR", t.TempDir())
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	c := root()
+	c.SetOut(io.Discard)
+	c.SetErr(io.Discard)
+	c.SetArgs([]string{"eval", "recommend", "--sessions", path, "--hold", "10", "--report", dir})
+	if err := c.ExecuteContext(ctx); err == nil || !strings.Contains(err.Error(), "interrupted") || errors.Is(err, context.Canceled) {
+		t.Errorf("error %v does not say that it was interrupted", err)
+	}
+	if _, err := os.Stat(dir); err == nil {
+		t.Error("a report was written")
+	}
+	if left, err := os.ReadDir(os.TempDir()); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
 	}
 }

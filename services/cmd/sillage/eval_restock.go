@@ -34,6 +34,10 @@ each product with a column for each period (d_1, d_2 ... or dates). Its prices a
 is known ahead.
 
 Methods: all, ` + strings.Join(restock.Methods(), ", ") + `.`,
+		Example: `  sillage eval restock --orders invoice-lines.csv.gz --report report
+  sillage eval restock --orders orders.csv --method online,window,tsb --inventory=false --json
+  sillage eval restock --demand m5.csv --horizon 28 --map product=item_id --map units=sales
+  sillage eval restock --demand demand-by-month.csv.gz --horizon 90`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if (orders == "") == (demand == "") {
 				return errors.New("name one file: --orders FILE or --demand FILE")

@@ -19,6 +19,7 @@ import (
 	"github.com/sillage-io/sillage/libs/stream"
 	"github.com/sillage-io/sillage/libs/stream/broker"
 	"github.com/sillage-io/sillage/libs/stream/step"
+	"github.com/sillage-io/sillage/libs/topics"
 	"github.com/sillage-io/sillage/services/churn"
 	"github.com/sillage-io/sillage/services/internal/lab"
 	"github.com/sillage-io/sillage/services/profile"
@@ -306,8 +307,10 @@ func (r *rig) run(args ...string) string {
 
 // at is how far a partition of a processor has come.
 type at struct {
-	tag  string
-	next int64
+	tag       string
+	topic     string
+	partition int32
+	next      int64
 }
 
 // positions reads from the store how far all have come; -1 where there is no
@@ -320,7 +323,7 @@ func (r *rig) positions(ctx context.Context) ([]at, error) {
 			if err != nil {
 				return nil, err
 			}
-			a := at{tag: p.Tag(i), next: -1}
+			a := at{tag: p.Tag(i), topic: p.Topic, partition: i, next: -1}
 			if fence != "" {
 				f, err := step.ParseFence(fence)
 				if err != nil {
@@ -334,9 +337,19 @@ func (r *rig) positions(ctx context.Context) ([]at, error) {
 	return all, nil
 }
 
+// readAll tells whether a topic without ticks holds nothing more.
+func (r *rig) readAll(ctx context.Context, a at) bool {
+	if t, ok := topics.Lookup(a.topic); !ok || t.Clock != "" {
+		return false
+	}
+	_, end, err := r.client.Bounds(ctx, a.topic, a.partition)
+	return err == nil && a.next >= end
+}
+
 // recovered waits until every partition of every processor has applied something
 // again, and tells how long that took. Ticks come every second, so there is
-// always something to apply.
+// always something to apply; but where no ticks go, to the fitters: they may have
+// read all there is.
 func (r *rig) recovered(ctx context.Context, within time.Duration) (time.Duration, error) {
 	began := time.Now()
 	least := map[string]int64{}
@@ -355,7 +368,7 @@ func (r *rig) recovered(ctx context.Context, within time.Duration) (time.Duratio
 		for _, a := range all {
 			if n, ok := least[a.tag]; !ok || a.next < n {
 				least[a.tag] = a.next // it may still be going back
-			} else if a.next > n {
+			} else if a.next > n || !moved[a.tag] && r.readAll(ctx, a) {
 				moved[a.tag] = true
 			}
 		}

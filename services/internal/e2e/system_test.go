@@ -83,8 +83,9 @@ func newRealSystem(t testing.TB, args ...string) *system {
 	return s
 }
 
-// newApartSystem is each service as a process of its own, on real servers.
-func newApartSystem(t testing.TB) *system {
+// newApartSystem is each service as a process of its own, on real servers; judging
+// are arguments for those with models.
+func newApartSystem(t testing.TB, judging ...string) *system {
 	t.Helper()
 	kafka, redis, pids := realServers(t)
 	s := &system{t: t, dir: t.TempDir(), collector: lab.FreePort(t), kafka: kafka, redis: redis, servers: pids, status: []string{"--kafka", kafka, "--redis", redis}}
@@ -101,6 +102,9 @@ func newApartSystem(t testing.TB) *system {
 		}
 		if name != "collector" && name != "restock" {
 			args = append(args, "--identity-secret", secret)
+		}
+		if name == "churn" || name == "restock" {
+			args = append(args, judging...)
 		}
 		s.processes = append(s.processes, lab.NewProcess(t, binaries, "", args...))
 	}

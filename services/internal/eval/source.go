@@ -98,13 +98,13 @@ func looksBinary(head []byte) error {
 	for _, known := range []struct{ magic, what string }{
 		{"PK\x03\x04", "a zip archive or an Excel workbook: unpack it, or export the sheet as CSV"},
 		{"PAR1", "a Parquet file: export it as CSV"},
-		{"\x28\xb5\x2f\xfd", "compressed with zstd: unpack it, or use gzip"},
-		{"BZh", "compressed with bzip2: unpack it, or use gzip"},
-		{"\xfd7zXZ", "compressed with xz: unpack it, or use gzip"},
+		{"\x28\xb5\x2f\xfd", "compressed with zstd: unpack it (zstd -d), or use gzip"},
+		{"BZh", "compressed with bzip2: unpack it (bzip2 -d), or use gzip"},
+		{"\xfd7zXZ", "compressed with xz: unpack it (xz -d), or use gzip"},
 		{"SQLite format 3", "an SQLite database: export the table as CSV"},
 		{"%PDF", "a PDF"},
-		{"\xff\xfe", "text in UTF-16: save it as UTF-8"},
-		{"\xfe\xff", "text in UTF-16: save it as UTF-8"},
+		{"\xff\xfe", "text in UTF-16: save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"},
+		{"\xfe\xff", "text in UTF-16: save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"},
 		{"\x1f\x8b", "gzip inside gzip: unpack it once"},
 	} {
 		if bytes.HasPrefix(head, []byte(known.magic)) {

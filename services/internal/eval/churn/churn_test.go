@@ -222,7 +222,7 @@ func TestAnyShopIsMeasured(t *testing.T) {
 			return
 		}
 		c := quick(horizon, rapid.IntRange(0, s.Days-horizon).Draw(t, "origin"))
-		c.Models = []string{Online, MBG, Recency}
+		c.Models = []string{Online, Streamed, MBG, Recency}
 		results, err := Evaluate(t.Context(), s, c)
 		if err != nil {
 			t.Fatal(err)
@@ -282,8 +282,8 @@ func TestEvaluateAndReport(t *testing.T) {
 	if err := errors.Join(eval.JSON(&one, results...), eval.JSON(&first, results[0]), eval.JSON(&second, again...)); err != nil || first.String() != second.String() {
 		t.Errorf("two runs differ (%v):\n%s\n%s", err, first.String(), second.String())
 	}
-	if len(results) != 8 {
-		t.Fatalf("%d results, want one for each of four models and two origins", len(results))
+	if len(results) != 10 {
+		t.Fatalf("%d results, want one for each of five models and two origins", len(results))
 	}
 	for _, r := range results {
 		if !(r.AUC > .6) || !r.Lead.Defined() || r.Model == Recency && math.Abs(float64(r.Lead)) > 1e-9 {
@@ -411,13 +411,13 @@ func TestPublicSets(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%s day %d", tc.file, tc.origin), func(t *testing.T) {
 			c := quick(tc.horizon, tc.origin)
-			c.fast, c.Models = true, []string{Online, MBG}
+			c.fast, c.Models = true, []string{Online, Streamed, MBG}
 			results, err := Evaluate(t.Context(), data(t, tc.file), c)
 			if err != nil {
 				t.Fatal(err)
 			}
-			online, base := results[0], results[1]
-			t.Logf("online %.4f/%.4f/%.3f, base %.4f/%.4f/%.3f", online.AUC, online.Brier, online.ECE, base.AUC, base.Brier, base.ECE)
+			online, streamed, base := results[0], results[1], results[2]
+			t.Logf("online %.4f/%.4f/%.3f, streamed %.4f/%.4f/%.3f, base %.4f/%.4f/%.3f", online.AUC, online.Brier, online.ECE, streamed.AUC, streamed.Brier, streamed.ECE, base.AUC, base.Brier, base.ECE)
 			if float64(online.AUC) < tc.auc || float64(base.AUC) < tc.base || float64(online.Brier) > tc.brier || float64(online.ECE) > tc.ece {
 				t.Errorf("want AUC %.3f (base %.3f), Brier %.4f, ECE %.3f", tc.auc, tc.base, tc.brier, tc.ece)
 			}

@@ -364,41 +364,15 @@ func recency(s *Shop, origin, horizon int, present []int) []float64 {
 	a, b := 0.0, 1.0
 	if before := origin - horizon; before >= 0 {
 		who, gone := labels(s, before, horizon)
-		a, b = logistic(who, gone, func(i int) float64 { return at(i, before) })
+		// With a weak pull toward (0, 1), and kept rising.
+		a, b = logistic(gone, 1, func(k int) float64 { return at(who[k], before) })
+		b = max(b, 1e-3)
 	}
 	out := make([]float64, len(present))
 	for k, i := range present {
 		out[k] = 1 / (1 + math.Exp(-a-b*at(i, origin)))
 	}
 	return out
-}
-
-// logistic fits a line with a weak pull toward (0, 1), and keeps it rising.
-func logistic(who []int, gone []bool, x func(i int) float64) (a, b float64) {
-	b = 1
-	for range 40 {
-		ga, gb, haa, hab, hbb := -a, 1-b, 1.0, 0.0, 1.0
-		for k, i := range who {
-			v := x(i)
-			q := 1 / (1 + math.Exp(-a-b*v))
-			r, w := outcome(gone[k])-q, q*(1-q)
-			ga += r
-			gb += r * v
-			haa += w
-			hab += w * v
-			hbb += w * v * v
-		}
-		det := haa*hbb - hab*hab
-		da, db := (hbb*ga-hab*gb)/det, (haa*gb-hab*ga)/det
-		if f := max(math.Abs(da), math.Abs(db)); f > 1 {
-			da, db = da/f, db/f
-		}
-		a, b = a+da, b+db
-		if math.Abs(da)+math.Abs(db) < 1e-9 {
-			break
-		}
-	}
-	return a, max(b, 1e-3)
 }
 
 // compare resamples customers in pairs.

@@ -139,22 +139,37 @@ func calibrationError(all [10]bin, n float64) float64 {
 // log-odds: 1 where they are right, below 1 where they are too bold. It is NaN
 // where they do not differ or tell the classes apart without fail.
 func slope(score []float64, churned []bool) float64 {
-	a, b := 0.0, 1.0
+	logits := make([]float64, len(score))
+	for i, p := range score {
+		logits[i] = logit(p)
+	}
+	_, b := logistic(churned, 0, func(i int) float64 { return logits[i] })
+	if !(math.Abs(b) < 40) {
+		return math.NaN()
+	}
+	return b
+}
+
+// logistic is the regression of what happened on one number, by Newton's method
+// from (0, 1), toward which it is pulled like by so many customers; NaN where the
+// numbers do not differ and nothing pulls.
+func logistic(churned []bool, pull float64, x func(i int) float64) (a, b float64) {
+	b = 1
 	for range 50 {
-		var ga, gb, haa, hab, hbb float64
-		for i, p := range score {
-			x := logit(p)
-			q := 1 / (1 + math.Exp(-a-b*x))
-			r, v := outcome(churned[i])-q, q*(1-q)
+		ga, gb, haa, hab, hbb := -pull*a, pull*(1-b), pull, 0.0, pull
+		for i, gone := range churned {
+			v := x(i)
+			q := 1 / (1 + math.Exp(-a-b*v))
+			r, w := outcome(gone)-q, q*(1-q)
 			ga += r
-			gb += r * x
-			haa += v
-			hab += v * x
-			hbb += v * x * x
+			gb += r * v
+			haa += w
+			hab += w * v
+			hbb += w * v * v
 		}
 		det := haa*hbb - hab*hab
 		if !(det > 1e-9*haa*hbb) {
-			return math.NaN()
+			return math.NaN(), math.NaN()
 		}
 		da, db := (hbb*ga-hab*gb)/det, (haa*gb-hab*ga)/det
 		if f := max(math.Abs(da), math.Abs(db)); f > 1 { // no leap beyond what the curve is good for
@@ -165,10 +180,7 @@ func slope(score []float64, churned []bool) float64 {
 			break
 		}
 	}
-	if !(math.Abs(b) < 40) {
-		return math.NaN()
-	}
-	return b
+	return a, b
 }
 
 func logit(p float64) float64 {

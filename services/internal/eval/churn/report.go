@@ -122,7 +122,7 @@ func one(r *eval.Report, results []Result) error {
 		r.Section("What was fitted up to "+first.Origin, fitted...)
 	}
 	for _, v := range results {
-		if v.Model == Online {
+		if v.Spoke != nil {
 			learnt(r, v)
 		}
 	}
@@ -133,18 +133,18 @@ func one(r *eval.Report, results []Result) error {
 func learnt(r *eval.Report, v Result) {
 	if v.Value != nil {
 		r.Table(eval.Grid{
-			Caption: "Spend of the horizon. Share of it that the tenth of customers made who were foretold to spend most; and what was foretold of all by what was spent.",
+			Caption: "Spend of the horizon, " + v.Model + ". Share of it that the tenth of customers made who were foretold to spend most; and what was foretold of all by what was spent.",
 			Head:    []string{"Foretold", "Past spend", "Perfect", "Level", "Level before correction"},
 			Rows:    [][]string{{v.Value.Top10.Format(3), v.Value.Top10Past.Format(3), v.Value.Top10Best.Format(3), v.Value.Level.Format(2), v.Value.LevelNoCorr.Format(2)}},
 		})
 	}
 	c := v.setting.Correction
 	if c == nil {
-		r.Section("Correction", "The correction is silent: too few labels have closed, or its running Brier score is no better than the base model's.")
+		r.Section("Correction, "+v.Model, "The correction is silent: too few labels have closed, or its running Brier score is no better than the base model's.")
 		return
 	}
 	names := churn.FeatureNames()
-	grid := eval.Grid{Caption: fmt.Sprintf("Weights. The intercept is %.3f.", c.Intercept), Head: []string{"Feature", "Weight"}}
+	grid := eval.Grid{Caption: fmt.Sprintf("Weights, %s. The intercept is %.3f.", v.Model, c.Intercept), Head: []string{"Feature", "Weight"}}
 	for i, w := range c.Weights {
 		if w != 0 {
 			grid.Rows = append(grid.Rows, []string{names[i], fmt.Sprintf("%.3f", w)})

@@ -46,6 +46,7 @@ type Result struct {
 	Censored *Censored `json:"censored,omitempty"`
 	Signals  *Signals  `json:"signals,omitempty"`
 	Targets  []Reached `json:"targets,omitempty"`
+	Budget   *Budgeted `json:"budget,omitempty"`
 
 	OracleDays *eval.Figure `json:"oracle_days_at_97_line_fill,omitempty"` // were the demand known, and lead times as random
 
@@ -149,6 +150,8 @@ func evaluateMethod(h *History, name string, cases []Case, test int, c Config) R
 			own, censored := signals(h, test, c.Seed), censor(h, test, c.Seed)
 			r.Signals, r.Censored = &own, &censored
 			r.Targets = reach(h, r.Frontier, test, c.Seed)
+			tight := budgeted(h, test, c.Seed)
+			r.Budget = &tight
 			r.Oracle = simulate(h, &oracle{h: h}, test, c.Seed)
 			days := eval.Figure(r.Oracle.DaysAtFill)
 			r.OracleDays = &days

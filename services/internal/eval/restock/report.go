@@ -63,7 +63,7 @@ func Report(h *History, results []Result, run eval.Run) (*eval.Report, error) {
 	}
 	for _, x := range results {
 		if len(x.Targets) > 0 {
-			return r, targetSection(r, x.Targets)
+			return r, targetSection(r, x.Targets, x.Budget)
 		}
 	}
 	return r, nil

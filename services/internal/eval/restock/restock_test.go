@@ -9,10 +9,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/sillage-io/sillage/libs/domain/restock"
 	"github.com/sillage-io/sillage/services/internal/eval"
 )
 
@@ -207,6 +209,26 @@ func TestTargetsAreReached(t *testing.T) {
 		if i > 0 && all[i-1].Target == r.Target && !(r.UnitFill >= all[i-1].UnitFill-.005 && r.Days >= all[i-1].Days-.1) {
 			t.Errorf("%+v after %+v", r, all[i-1])
 		}
+	}
+}
+
+// TestBudgetIsSpentWhereItSaves: what is ranked misses no more than what takes turns, and
+// something, because the money does not suffice.
+func TestBudgetIsSpentWhereItSaves(t *testing.T) {
+	h, _, err := ReadOrders(t.Context(), file(t, []byte(orders(40, 400))), eval.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := budgeted(h, h.test(), 1)
+	if !(b.PerDay > 0 && b.Ranked > .05 && b.Ranked <= b.InTurns && b.InTurns < .6) {
+		t.Errorf("%+v", b)
+	}
+	asks := []restock.Ask{{Cost: 60, Saved: 10}, {Cost: 50, Saved: 20}, {Cost: 40, Saved: 30}}
+	if got := grant(asks, 100, false); !slices.Equal(got, []int{0, 2}) {
+		t.Errorf("in turn %v are granted", got)
+	}
+	if got := grant(asks, 100, true); !slices.Equal(got, []int{2, 1}) {
+		t.Errorf("ranked %v are granted", got)
 	}
 }
 

@@ -81,7 +81,7 @@ func reached(t restock.Target, levels [len(targets)]float64, f Frontier) []Reach
 }
 
 // targetSection shows what is reached of what a shop may ask for.
-func targetSection(r *eval.Report, all []Reached) error {
+func targetSection(r *eval.Report, all []Reached, tight *Budgeted) error {
 	y := restock.DefaultPolicy()
 	r.Section("Targets", fmt.Sprintf("What the products' own policy reaches of what it is asked for, in the same simulation. Of a cycle service: the share of the cycles from order to delivery in which nothing was missed. Of a fill rate: the share of units served. An economic target is asked for by the margin of a unit, as a share of its price. The cost is that of missed sales (%.3g of their value) and of holding stock (%.3g of it a year), in per cent of the demand's value.", y.Margin+y.Goodwill, y.HoldingRate))
 	g := eval.Grid{Head: []string{"Target", "Asked", "Reached", "Lines filled", "Units filled", "Days of stock", "Cost, %"}}
@@ -112,5 +112,13 @@ func targetSection(r *eval.Report, all []Reached) error {
 	if err := r.Plot(asked); err != nil {
 		return err
 	}
-	return r.Plot(units)
+	if err := r.Plot(units); err != nil {
+		return err
+	}
+	if tight != nil {
+		r.Section("Budget", fmt.Sprintf("A shop that may order each day for %.4g, %.3g of what its sales cost in the quarter before, and follows its products. Where those orders come first that save most for their money, %s %% of the demand's value is missed; where all take turns, %s %%.", float64(tight.PerDay), budgetShare, percent(tight.Ranked), percent(tight.InTurns)))
+	}
+	return nil
 }
+
+func percent(f eval.Figure) string { return (100 * f).Format(1) }
