@@ -542,21 +542,21 @@ func (p *Product) NextWake(now int64, offset int64, s *Setting) (int64, bool) {
 	due := func(n int) int64 { return s.Start(today+Day(n)) + offset }
 	changes := func(n int) bool { // the n-th close from now
 		c := q
+		c.open += Day(n - 1) // the calendar goes on
 		if c.outSince == 0 {
 			c.empty += uint32(n - 1)
 		}
 		o := c.outlook(due(n), s)
 		return c.verdict(&o, causeDay, s) != 0
 	}
-	if changes(1) {
+	o := q.outlook(due(1), s)
+	if q.verdict(&o, causeDay, s) != 0 {
 		return max(now, due(1)), true
 	}
-	if !q.signalled {
+	if !q.signalled && o.goal.lack < o.goal.trigger/2 {
 		// Without sales what lacks falls but for a widening mixture: far below the trigger
 		// nothing comes of it.
-		if o := q.outlook(due(1), s); o.goal.lack < o.goal.trigger/2 {
-			return 0, false
-		}
+		return 0, false
 	}
 	last := s.Policy.LookAhead
 	low, high := 1, min(2, last)
