@@ -76,7 +76,8 @@ const (
 	TypeAlert    = "sillage.churn.alert.v1"
 	TypeSignal   = "sillage.restock.signal.v1"
 
-	// What a shop's entities tell its fitter, and what it tells them all.
+	// TypeChurnStat and the next three are what a shop's entities tell its fitter, and
+	// what it tells them all.
 	TypeChurnStat    = "sillage.churn.stat.v1"
 	TypeChurnModel   = "sillage.churn.model.v1"
 	TypeRestockStat  = "sillage.restock.stat.v1"

@@ -93,7 +93,7 @@ func Part(h *host.Host, cfg Config) (host.Part, error) {
 			Ready: func(context.Context) error {
 				// Ready once the index has been up to date: an hour of deltas
 				// behind would answer badly, a second is nothing.
-				if lag := view.Lag(); !caught.Load() && (lag < 0 || lag > 1000) {
+				if lag := view.Lag(); !caught.Load() && behind(lag) {
 					return fmt.Errorf("index is %d records behind: %w", lag, service.ErrBehind)
 				}
 				caught.Store(true)
@@ -102,6 +102,21 @@ func Part(h *host.Host, cfg Config) (host.Part, error) {
 		}},
 		Register: func(s *grpc.Server) { recommenderv1.RegisterRecommenderServiceServer(s, server) },
 	}, nil
+}
+
+// behind tells whether an index that lacks so many records has still to catch up; -1
+// is not known yet.
+func behind(lag int64) bool { return lag < 0 || lag > 1000 }
+
+// untilNextSave is how long to read on before the next snapshot. Who has caught up
+// saves once in a while. Who catches up may be killed before that, again and again,
+// and would never get any further: it saves what it has read as often as costs a
+// twentieth of its time.
+func untilNextSave(took time.Duration, lag int64) time.Duration {
+	if !behind(lag) {
+		return snapshotEvery
+	}
+	return min(max(20*took, 3*time.Second), snapshotEvery)
 }
 
 // follow reads the topics into the index until ctx ends, with a snapshot now
@@ -129,28 +144,32 @@ func follow(ctx context.Context, h *host.Host, index *Index, view *stream.View) 
 			}
 		}
 	}
-	save := func() {
+	save := func() (took time.Duration) {
 		if file == "" {
-			return
+			return 0
 		}
 		view.Frozen(func(next map[stream.Place]int64) {
+			began := time.Now()
 			if err := index.Save(file, next, logIDs); err != nil {
 				h.Log.Error("index not saved", slog.Any("err", err))
 				return
 			}
+			took = time.Since(began)
 			h.Kept(next)
 		})
+		return took
 	}
 	var saving sync.WaitGroup
 	saving.Go(func() {
-		t := time.NewTicker(snapshotEvery)
-		defer t.Stop()
+		var took time.Duration
 		for {
+			t := time.NewTimer(untilNextSave(took, view.Lag()))
 			select {
 			case <-ctx.Done():
+				t.Stop()
 				return
 			case <-t.C:
-				save()
+				took = save()
 			}
 		}
 	})

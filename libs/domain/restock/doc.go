@@ -44,11 +44,11 @@
 //
 // The position is IP = on hand + on order - reserved, and the risk rho = P(demand over
 // lead time and review > IP). A signal is raised at rho >= 1 - tau, of a fill rate at
-// E(demand - IP)+ >= (1 - beta) Q, and withdrawn at half of that, or below it by a
-// receipt. Between, it is updated only when its severity rises or its quantity
+// E(demand - IP)+ >= (1 - beta) Q, and withdrawn at half of that, or below it by an
+// order or a receipt. Between, it is updated only when its severity rises or its quantity
 // changes by more than a quarter. Under the two targets that count units and money, a
 // product of which one unit would be sold within the longest cover is never left with an
-// empty shelf and nothing on order, and an order that covers the need ends the signal, too.
+// empty shelf and nothing on order.
 // A day with news is looked at when it is closed ([Product.NextClose]); then
 // [Product.NextWake] tells which later close could change a decision, so that most
 // products need no timer.

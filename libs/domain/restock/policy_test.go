@@ -93,6 +93,9 @@ func TestShortageIsTheTail(t *testing.T) {
 		tolerance := 1e-5*(1+sum) + 1e-5*spread
 		if d.Mean > bulk {
 			tolerance = .03 * (1 + sum + .1*spread)
+			if d.warp != nil { // bins end at approximate quantiles: it shows where a recalibration is steep
+				tolerance *= 4
+			}
 		} else if logP0, _, _ := d.count0(); logP0 < -700 || d.warp != nil {
 			tolerance += 2e-3 * (1 + sum)
 		}
@@ -194,7 +197,7 @@ func TestAnyPolicy(t *testing.T) {
 			}
 			after := p
 			after.PurchaseOrder(now, g.Quantity, now+second, &s)
-			if s.Policy.Target != CycleService && after.Signalled() {
+			if after.Signalled() {
 				t.Fatalf("%+v; after its order still signalled: %+v", g, after.outlook(now, &s).goal)
 			}
 			if again, said := after.Sale(now, 0, 0, &s); said && again.Kind == Raised {
@@ -271,7 +274,7 @@ func formerly(p *Product, o *outlook, c cause, s *Setting) (kind Kind, reorder, 
 	case !p.signalled && o.risk < trigger:
 	case !p.signalled:
 		kind = Raised
-	case o.risk <= trigger/2 || c == causeReceipt && o.risk < trigger:
+	case o.risk <= trigger/2 || (c == causeReceipt || c == causeOrder) && o.risk < trigger:
 		kind = Withdrawn
 	case p.urgency(o) > p.severity || math.Abs(float64(amount)-float64(p.quantity)) > .25*float64(p.quantity):
 		kind = Updated

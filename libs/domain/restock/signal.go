@@ -437,10 +437,8 @@ func (p *Product) verdict(o *outlook, c cause, s *Setting) Kind {
 		return 0
 	case !p.signalled:
 		return Raised
-	case lack <= trigger/2 || c == causeReceipt && lack < trigger:
-		return Withdrawn
-	case c == causeOrder && lack < trigger && o.goal.target != CycleService:
-		return Withdrawn // what was asked for was ordered
+	case lack <= trigger/2 || (c == causeReceipt || c == causeOrder) && lack < trigger:
+		return Withdrawn // far below the trigger, or below it by what was asked for
 	case p.worse(o):
 		return Updated
 	}

@@ -22,7 +22,7 @@ Each finding says what to do. It changes nothing, and does not look at services.
 				return err
 			}
 			defer done()
-			found, err := op.Doctor(c.Context(), processors(defaultUp(), ""), production)
+			found, err := op.Doctor(c.Context(), processors(defaultUp()), production)
 			if err != nil {
 				return err
 			}

@@ -85,7 +85,7 @@ func (r *reach) status(ctx context.Context) (*status, error) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	s := &status{Version: web.Version()}
-	s.Processors, err = stream.Survey(ctx, client, store, processors(defaultUp(), ""))
+	s.Processors, err = stream.Survey(ctx, client, store, processors(defaultUp()))
 	return s, err
 }
 
@@ -368,9 +368,7 @@ func (r *reach) processors() ([]stream.Processor, error) {
 
 // processors are all, for who asks for no more than what they are called and what
 // they read and write.
-func processors(cfg upConfig, secret string) []stream.Processor {
-	return processorsOf(cfg, secret, cfg.churn(secret))
-}
+func processors(cfg upConfig) []stream.Processor { return processorsOf(cfg, "", cfg.churn("")) }
 
 func processorsOf(cfg upConfig, secret string, judge churn.Config) []stream.Processor {
 	return slices.Concat(

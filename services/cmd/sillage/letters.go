@@ -59,7 +59,7 @@ func (f *letterFlags) bind(c *cobra.Command) {
 // completeProcessors offers the names of the processors.
 func completeProcessors(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	var names []string
-	for _, p := range processors(defaultUp(), "") {
+	for _, p := range processors(defaultUp()) {
 		if !slices.Contains(args, p.Name) {
 			names = append(names, p.Name)
 		}
@@ -74,7 +74,7 @@ func (f *letterFlags) choose(ids []string) (stream.LetterFilter, error) {
 	var errs [2]error
 	filter.Since, errs[0] = moment("--since", f.since)
 	filter.Until, errs[1] = moment("--until", f.until)
-	if filter.Processor != "" && !slices.ContainsFunc(processors(defaultUp(), ""), func(p stream.Processor) bool { return p.Name == filter.Processor }) {
+	if filter.Processor != "" && !slices.ContainsFunc(processors(defaultUp()), func(p stream.Processor) bool { return p.Name == filter.Processor }) {
 		return filter, unknownProcessor(filter.Processor)
 	}
 	return filter, errors.Join(errs[:]...)
@@ -82,7 +82,7 @@ func (f *letterFlags) choose(ids []string) (stream.LetterFilter, error) {
 
 func unknownProcessor(name string) error {
 	var names []string
-	for _, p := range processors(defaultUp(), "") {
+	for _, p := range processors(defaultUp()) {
 		names = append(names, p.Name)
 	}
 	return fmt.Errorf("no processor is called %s; there are %s", name, strings.Join(names, ", "))
@@ -356,7 +356,7 @@ func whoami() string {
 }
 
 func requeue(c *cobra.Command, op *stream.Operator, letters []stream.Letter, by, why string, wait time.Duration, dry, asJSON bool) error {
-	w, ps := c.OutOrStdout(), processors(defaultUp(), "")
+	w, ps := c.OutOrStdout(), processors(defaultUp())
 	e := json.NewEncoder(w)
 	var failed error
 	say := func(l stream.Letter) {

@@ -311,7 +311,7 @@ each goes on from its own offset. A directory without manifest.json was not fini
 		Example:           "  sillage snapshot save /backup/sillage/$(date +%F)",
 		ValidArgsFunction: dirThenProcessors,
 		RunE: func(c *cobra.Command, args []string) error {
-			ps, err := named(processors(defaultUp(), ""), args[1:])
+			ps, err := named(processors(defaultUp()), args[1:])
 			if err != nil {
 				return err
 			}
@@ -392,7 +392,7 @@ are whole, that the log still has what came after it. Services have to be stoppe
 by --force: then they claim their partitions again.`,
 		ValidArgsFunction: dirThenProcessors,
 		RunE: func(c *cobra.Command, args []string) error {
-			all := processors(defaultUp(), "")
+			all := processors(defaultUp())
 			m, err := stream.ReadManifest(args[0])
 			if err != nil {
 				return err
