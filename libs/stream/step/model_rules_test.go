@@ -110,7 +110,7 @@ func TestAModelCountsFromWhereItStands(t *testing.T) {
 		sharedFact(0, "x"), // again: known
 		modelTick(4, 33),
 		sharedFact(3, "nonsense"), sharedFact(4, "trap"),
-		keyless(5),       // a fact's type makes it no fact
+		keyless(5),       // a fact has to say whose it is
 		modelTick(5, 50), // wakes b
 	)
 	want := map[string][]string{
@@ -145,8 +145,8 @@ func TestAModelCountsFromWhereItStands(t *testing.T) {
 		if d := cmp.Diff(want, read(t, p)); d != "" {
 			t.Errorf("cut at %d: (-want +got)\n%s", cut, d)
 		}
-		if before+after != 2 {
-			t.Errorf("cut at %d: %d records put aside, want 2", cut, before+after)
+		if before+after != 3 {
+			t.Errorf("cut at %d: %d records put aside, want 3", cut, before+after)
 		}
 		if i := slices.IndexFunc(p.Dump(), func(e step.Entity) bool { return e.Key == step.ModelName("s") }); i < 0 {
 			t.Errorf("cut at %d: the model is not kept", cut)

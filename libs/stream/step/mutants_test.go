@@ -109,7 +109,7 @@ func mutants() []mutant {
 		{"the archive is forgotten", "a claim restores what is in the archive", persist("			return p.restoreArchive(l.Data)", "			return nil")},
 		{"models are forgotten", "a shop's model is written with the state", persist("	w.Entities = append(w.Entities, p.models.changed...)\n", "")},
 		{"models are not restored", "a claim restores the models", persist("		if shop, ok := shopOfModel(e.Key); ok {", "		if shop, ok := shopOfModel(e.Key); ok && p.cfg.Model == \"\" {")},
-		{"models wait again", "a second reading passes models by", persist("head.control || head.shared || head.requeued", "head.control || head.requeued")},
+		{"facts may have no key", "a fact without a key is put aside", partition("len(r.Key) == 0 && !p.types[h.fact.Type] {", "len(r.Key) == 0 {")},
 		{"a model goes to one partition", "a model is told to every partition", []edit{{"fold.go", "	for i := range e.broadcast[at].Partitions {", "	for i := range e.broadcast[at].Partitions - e.broadcast[at].Partitions + 1 {"}}},
 		{"wake-ups read an old model", "a wake-up reads the last model", partition(`e.trace, e.kinds, e.unobserved, e.model = "", e.kinds[:0], unobserved, p.models.of(ent.key.Shop)`, `e.trace, e.kinds, e.unobserved = "", e.kinds[:0], unobserved`)},
 		{"what cannot be read replaces a model", "a model that cannot be read is put aside", []edit{{"model.go", "	if err != nil {\n		return err\n	}\n	data := append(", "	data := append("}}},

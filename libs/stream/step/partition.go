@@ -403,7 +403,7 @@ func (p *Partition[S]) readHead(r *record.Record) *header[S] {
 	if h.control {
 		return h
 	}
-	if h.derived && len(r.Key) == 0 { // put into every partition
+	if h.derived && len(r.Key) == 0 && !p.types[h.fact.Type] { // put into every partition
 		h.shared = true
 		if h.fact.Shop = string(r.Header(record.HeaderShop)); h.fact.Shop == "" {
 			h.err = errors.New("neither a key nor a shop")

@@ -144,7 +144,7 @@ func (p *Partition[S]) Reread(recs []record.Record) error {
 			return nil
 		}
 		head := p.readHead(r)
-		if head.err != nil || head.control || head.shared || head.requeued != "" || !p.wants(head) {
+		if head.err != nil || head.control || head.requeued != "" || !p.wants(head) {
 			continue
 		}
 		shop := p.meta.Shops[head.key.Shop]
