@@ -292,7 +292,7 @@ func TestSerenade(t *testing.T) {
 		hr, hrTol, mrr, mrrTol float64
 	}{
 		{VMIS, DefaultVMIS(), .6402, .003, .3277, .002},
-		{VMIS, VMISConfig{M: 1502, K: 288, Last: 4, IDF: 1}, .6645, .0035, .339, .003},
+		{VMIS, VMISConfig{M: 1502, K: 288, Last: 4, IDF: 1, Held: DefaultVMIS().Held}, .6645, .0035, .339, .003},
 	} {
 		cfg := small()
 		cfg.Methods, cfg.VMIS = []Method{c.method}, c.vmis
