@@ -30,6 +30,10 @@ func TestReadersStayWithTheirLog(t *testing.T) {
 			t.Fatalf("before: %+v, %v", got, err)
 		}
 		at.Offset, at.Term = got[0].Next, got[0].Term
+		was, err := c.LogID(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
 
 		ctx, cancel := context.WithCancel(t.Context())
 		transport := &kafka.Transport{Context: ctx}
@@ -42,7 +46,7 @@ func TestReadersStayWithTheirLog(t *testing.T) {
 		other := connect(t, brokers)
 		for n := 0; ; n++ { // gone from every broker's mind
 			err := other.EnsureTopics(t.Context(), []broker.TopicSpec{{Name: name, Partitions: 1, RetentionMS: -1}})
-			if _, again := other.LogID(t.Context(), name); err == nil && again == nil {
+			if is, again := other.LogID(t.Context(), name); err == nil && again == nil && is != was {
 				break
 			}
 			if n == 100 {

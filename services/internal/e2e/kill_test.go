@@ -122,7 +122,7 @@ func TestKilledAgainAndAgain(t *testing.T) {
 	t.Run("real", func(t *testing.T) { killed(t, newRealSystem(t, "--models", "pinned"), same) })
 	t.Run("real and apart", func(t *testing.T) { killed(t, newApartSystem(t, "--pinned"), same) })
 	t.Run("learning", func(t *testing.T) { killed(t, newSystem(t), hasLearnt) })
-	t.Run("learning, real and apart", func(t *testing.T) { killed(t, newApartSystem(t), hasLearnt) })
+	t.Run("learning apart", func(t *testing.T) { killed(t, newApartSystem(t), hasLearnt) })
 
 	t.Run("replay killed", func(t *testing.T) {
 		s := newSystem(t, "--models", "pinned")
