@@ -713,3 +713,22 @@ func TestSpeak(t *testing.T) {
 		}
 	})
 }
+
+// TestRebuildOfAnEmptyPartition: one that is claimed, and to which nothing has come,
+// has nothing to be written, and is what its log says.
+func TestRebuildOfAnEmptyPartition(t *testing.T) {
+	backends(t, func(t *testing.T, at place) {
+		y := newYard(t, at)
+		r, stop := member(t, at, y.ps)
+		defer stop()
+		y.folded(r)
+		for _, p := range y.ps {
+			for _, opt := range []stream.RebuildOptions{{DryRun: true}, {Drop: true}, {}} {
+				got, err := y.op.Rebuild(t.Context(), p, 0, opt)
+				if err != nil || got.Changed > 0 || got.Entities > 0 {
+					t.Errorf("%s, %+v: %+v, %v", p.Name, opt, got, err)
+				}
+			}
+		}
+	})
+}
