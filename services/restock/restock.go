@@ -107,8 +107,8 @@ func Fitter() stream.Processor {
 	return stream.Processor{
 		Name: FitterName, Topic: topics.RestockStats, Layout: state.PerKey, Order: step.OnArrival,
 		Types: []string{topics.TypeRestockStat}, FoldVersion: 1,
-		Outputs: []string{topics.Supply}, Broadcast: []string{topics.Supply},
-		New: stream.Of[restock.Pool](FitterFold{}, FitterCodec{}),
+		Broadcast: []string{topics.Supply},
+		New:       stream.Of[restock.Pool](FitterFold{}, FitterCodec{}),
 	}
 }
 

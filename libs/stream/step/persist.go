@@ -262,8 +262,11 @@ func (p *Partition[S]) Settled() {
 }
 
 // Dump returns the whole state in key order, as the store holds it between
-// two batches.
+// two batches: nothing where nothing has come.
 func (p *Partition[S]) Dump() []Entity {
+	if p.next == 0 && p.keyDone == "" {
+		return nil
+	}
 	all := make([]Entity, 0, len(p.entities)+1)
 	for name, ent := range p.entities {
 		all = append(all, Entity{Key: name, Value: p.marshal(ent)})

@@ -911,9 +911,6 @@ func (w *world) checkShare(s *share) error {
 	for _, e := range f.Dump() {
 		want[e.Key] = e.Value
 	}
-	if len(log) == 0 {
-		want = nil // nothing was ever written
-	}
 	for k, v := range want {
 		if string(s.store.entities[k]) != string(v) {
 			wrong("entity %q is\n %q, offline fold has\n %q", k, s.store.entities[k], v)

@@ -9,7 +9,7 @@ import (
 )
 
 // margins are the levels of the economic target.
-var margins = [len(targets)]float64{.001, .01, .02, .05, .1, .15, .2, .3, .4, .6, .8, 1} //nolint:gochecknoglobals // a constant
+var margins = [len(targets)]float64{.001, .01, .02, .05, .1, .15, .2, .3, .4, .6, .8, 1}
 
 // goals are the reorder points that the products' own policy sets for a target.
 type goals struct {
