@@ -64,7 +64,10 @@ func NewFold(cfg Config) Fold {
 }
 
 // Model reads what the shop's fitter has learnt.
-func (f Fold) Model(_ string, data []byte) (any, error) {
+func (f Fold) Model(_ string, data []byte) (any, error) { return f.read(data) }
+
+// read makes a model record ready to decide.
+func (f Fold) read(data []byte) (*inForce, error) {
 	m, version, err := ReadModelRecord(data)
 	if err != nil {
 		return nil, err

@@ -12,6 +12,7 @@ import (
 	"github.com/sillage-io/sillage/libs/stream/step"
 	"github.com/sillage-io/sillage/libs/topics"
 	churnv1 "github.com/sillage-io/sillage/proto/gen/go/sillage/churn/v1"
+	"github.com/sillage-io/sillage/services/internal/host"
 )
 
 // Deps is what the server needs of its surroundings.
@@ -29,12 +30,16 @@ type Deps struct {
 // Server answers ChurnService. It is safe for concurrent use.
 type Server struct {
 	churnv1.UnimplementedChurnServiceServer
-	fold Fold
-	deps Deps
+	fold   Fold
+	deps   Deps
+	learnt *host.Learnt[*inForce]
 }
 
 // NewServer returns the server.
-func NewServer(cfg Config, deps Deps) *Server { return &Server{fold: NewFold(cfg), deps: deps} }
+func NewServer(cfg Config, deps Deps) *Server {
+	fold := NewFold(cfg)
+	return &Server{fold: fold, deps: deps, learnt: host.NewLearnt(deps.Lookup, fold.read)}
+}
 
 // GetRisk computes the risk from the state as it is, for the time asked for.
 func (s *Server) GetRisk(ctx context.Context, r *churnv1.GetRiskRequest) (*churnv1.GetRiskResponse, error) {
@@ -70,14 +75,12 @@ func (s *Server) GetRisk(ctx context.Context, r *churnv1.GetRiskRequest) (*churn
 	at = max(at, c.LastOrder())
 	var model any
 	if s.fold.learns {
-		data, ok, err := s.deps.Lookup(ctx, r.Shop, "")
+		learnt, ok, err := s.learnt.Of(ctx, r.Shop)
 		if err != nil {
-			return nil, status.Errorf(codes.Unavailable, "the store does not answer: %v", err)
+			return nil, err
 		}
 		if ok {
-			if model, err = s.fold.Model(r.Shop, data); err != nil {
-				return nil, status.Errorf(codes.DataLoss, "model of the shop: %v", err)
-			}
+			model = learnt
 		}
 	}
 	setting, version := s.fold.with(model, unobserved)

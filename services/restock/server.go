@@ -2,9 +2,7 @@ package restock
 
 import (
 	"context"
-	"sync"
 
-	"github.com/cespare/xxhash/v2"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -14,6 +12,7 @@ import (
 	"github.com/sillage-io/sillage/libs/stream/step"
 	"github.com/sillage-io/sillage/libs/topics"
 	restockv1 "github.com/sillage-io/sillage/proto/gen/go/sillage/restock/v1"
+	"github.com/sillage-io/sillage/services/internal/host"
 )
 
 // Deps is what the server needs of its surroundings.
@@ -31,57 +30,26 @@ type Deps struct {
 // Server answers RestockService. It is safe for concurrent use.
 type Server struct {
 	restockv1.UnimplementedRestockServiceServer
-	fold Fold
-	deps Deps
-
-	mu     sync.Mutex
-	models map[string]read // by shop
+	fold   Fold
+	deps   Deps
+	learnt *host.Learnt[*model]
 }
-
-// read is a model, and what it was read from.
-type read struct {
-	sum uint64
-	*model
-}
-
-// maxModels bounds the models that are kept ready, at 100 kB each.
-const maxModels = 256
 
 // NewServer returns the server.
 func NewServer(cfg Config, deps Deps) *Server {
-	return &Server{fold: NewFold(cfg), deps: deps, models: map[string]read{}}
+	return &Server{fold: NewFold(cfg), deps: deps, learnt: host.NewLearnt(deps.Lookup, readModel)}
 }
 
-// model is the shop's as its fitter left it, made ready once.
+// model is the shop's as its fitter left it.
 func (s *Server) model(ctx context.Context, shop string) (*model, error) {
 	if s.fold.pinned {
 		return shipped(), nil
 	}
-	data, ok, err := s.deps.Lookup(ctx, shop, "")
-	if err != nil {
-		return nil, status.Errorf(codes.Unavailable, "the store does not answer: %v", err)
+	m, ok, err := s.learnt.Of(ctx, shop)
+	if err == nil && !ok {
+		m = shipped()
 	}
-	if !ok {
-		return shipped(), nil
-	}
-	sum := xxhash.Sum64(data)
-	s.mu.Lock()
-	known, ok := s.models[shop]
-	s.mu.Unlock()
-	if ok && known.sum == sum {
-		return known.model, nil
-	}
-	m, err := readModel(data)
-	if err != nil {
-		return nil, status.Errorf(codes.DataLoss, "what was learnt of shop %s: %v", shop, err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.models) >= maxModels {
-		clear(s.models)
-	}
-	s.models[shop] = read{sum, m}
-	return m, nil
+	return m, err
 }
 
 // product reads a product and its shop's clock.
